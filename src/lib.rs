@@ -1,0 +1,22 @@
+//! Coracle, a configuration centre: every publish is an entry of a replicated log, applied on every node, and pushed to
+//! whoever listens there.
+//!
+//! Modules, in reading order from the bottom up; an arrow may only point down (checked by `tests/tidy.rs`):
+//!
+//! ```text
+//! server  cli  client  settings    composition, command line
+//! nacos                            the dialect: translate, nothing else
+//! service                          use cases in domain words
+//! raft                             openraft adapters (implements Replicator)
+//! replication                      the seam: Replicator, Applier, Standalone
+//! storage   watch                  bytes on disk;  who wants to hear about which key
+//! state_machine                    (state, entry) → effects; pure
+//! types  clock  metrics            words, and the doors to the world
+//! ```
+pub mod clock;
+pub mod metrics;
+pub mod replication;
+pub mod state_machine;
+pub mod storage;
+pub mod types;
+pub mod watch;

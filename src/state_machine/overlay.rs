@@ -1,0 +1,69 @@
+//! A reader that sees decided but uncommitted writes, so that a group of entries needs one commit.
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{ReadError, StateReader, Versions};
+use crate::types::{ConfigKey, ConfigRecord, Mutation, Namespace, NamespaceId, Variant};
+
+/// The state as it will be once the staged writes are committed.
+pub struct Overlay<'a> {
+    base: &'a dyn StateReader,
+    records: BTreeMap<(ConfigKey, Variant), Option<Arc<ConfigRecord>>>,
+    versions: BTreeMap<ConfigKey, Arc<Versions>>,
+    namespaces: BTreeMap<NamespaceId, Option<Namespace>>,
+}
+
+impl<'a> Overlay<'a> {
+    /// Nothing staged.
+    pub fn new(base: &'a dyn StateReader) -> Self {
+        Self { base, records: BTreeMap::new(), versions: BTreeMap::new(), namespaces: BTreeMap::new() }
+    }
+
+    /// Makes these writes visible to what reads through this overlay.
+    pub fn stage(&mut self, writes: &[Mutation]) {
+        for write in writes {
+            match write {
+                Mutation::PutConfig(key, variant, record) => self.stage_record(key, variant, Some(record)),
+                Mutation::DeleteConfig(key, variant) => self.stage_record(key, variant, None),
+                Mutation::PutNamespace(namespace) => {
+                    self.namespaces.insert(namespace.id.clone(), Some(namespace.clone()));
+                }
+                Mutation::DeleteNamespace(id) => drop(self.namespaces.insert(id.clone(), None)),
+            }
+        }
+    }
+
+    fn stage_record(&mut self, key: &ConfigKey, variant: &Variant, record: Option<&Arc<ConfigRecord>>) {
+        let base = self.base;
+        let versions =
+            self.versions.entry(key.clone()).or_insert_with(|| base.versions(key).unwrap_or_default());
+        let ips = record.map_or(&[][..], |record| &record.beta_ips);
+        Arc::make_mut(versions).set(variant, ips, record.map(|record| record.head()));
+        self.records.insert((key.clone(), variant.clone()), record.cloned());
+    }
+}
+
+impl StateReader for Overlay<'_> {
+    fn record(&self, key: &ConfigKey, variant: &Variant) -> Result<Option<Arc<ConfigRecord>>, ReadError> {
+        if !self.versions.contains_key(key) {
+            return self.base.record(key, variant);
+        }
+        match self.records.get(&(key.clone(), variant.clone())) {
+            Some(staged) => Ok(staged.clone()),
+            None => self.base.record(key, variant),
+        }
+    }
+
+    fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
+        match self.versions.get(key) {
+            Some(staged) => Some(staged.clone()).filter(|it| !it.is_empty()),
+            None => self.base.versions(key),
+        }
+    }
+
+    fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {
+        match self.namespaces.get(id) {
+            Some(staged) => staged.clone(),
+            None => self.base.namespace(id),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The index from keys to watchers, and what a watcher holds.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
+    mem,
+    sync::PoisonError,
+    task::{Context, Poll, Waker},
+};
+
+use super::sync::{Arc, Mutex, MutexGuard};
+use crate::types::ConfigKey;
+
+/// All registrations of a node.
+#[derive(Default)]
+pub struct Hub(Mutex<Index>);
+
+#[derive(Default)]
+struct Index {
+    next_id: u64,
+    /// Who watches a key, by the watchers' ids. No map is empty.
+    watchers: BTreeMap<ConfigKey, BTreeMap<u64, Arc<Mailbox>>>,
+    watcher_count: usize,
+}
+
+/// What a watcher has not taken yet. At most one mark for each key it watches.
+#[derive(Default)]
+struct Mailbox(Mutex<Marks>);
+
+#[derive(Default)]
+struct Marks {
+    dirty: BTreeSet<ConfigKey>,
+    waker: Option<Waker>,
+}
+
+impl Mailbox {
+    fn mark(&self, key: ConfigKey) {
+        let waker = {
+            let mut marks = lock(&self.0);
+            marks.dirty.insert(key);
+            marks.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn poll_take(&self, context: &Context<'_>) -> Poll<BTreeSet<ConfigKey>> {
+        let mut marks = lock(&self.0);
+        if !marks.dirty.is_empty() {
+            return Poll::Ready(mem::take(&mut marks.dirty));
+        }
+        marks.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Hub {
+    /// Registers a watcher of these keys. Every change from now on marks it.
+    pub fn watch(self: &Arc<Self>, keys: impl IntoIterator<Item = ConfigKey>) -> Watcher {
+        let id = {
+            let mut index = lock(&self.0);
+            index.next_id += 1;
+            index.watcher_count += 1;
+            index.next_id
+        };
+        let mut watcher = Watcher { hub: self.clone(), id, mailbox: Arc::default(), keys: Vec::new() };
+        watcher.add(keys);
+        watcher
+    }
+
+    /// Marks whoever watches one of these keys. Never waits for a watcher and never drops a mark.
+    pub fn publish<'a>(&self, keys: impl IntoIterator<Item = &'a ConfigKey>) {
+        let mut to_mark = Vec::new();
+        {
+            let index = lock(&self.0);
+            for key in keys {
+                for mailbox in index.watchers.get(key).into_iter().flat_map(|it| it.values()) {
+                    to_mark.push((mailbox.clone(), key.clone()));
+                }
+            }
+        }
+        // Outside the lock: waking thousands of tasks must not hold up registrations.
+        for (mailbox, key) in to_mark {
+            mailbox.mark(key);
+        }
+    }
+
+    /// After a snapshot replaced the state no event tells what changed: everybody must look again.
+    pub fn mark_all(&self) {
+        let keys: Vec<ConfigKey> = lock(&self.0).watchers.keys().cloned().collect();
+        self.publish(&keys);
+    }
+
+    /// How many watchers there are.
+    pub fn watcher_count(&self) -> usize {
+        lock(&self.0).watcher_count
+    }
+
+    /// How many keys are watched by somebody.
+    pub fn watched_key_count(&self) -> usize {
+        lock(&self.0).watchers.len()
+    }
+
+    fn register(&self, id: u64, mailbox: &Arc<Mailbox>, keys: &[ConfigKey]) {
+        let mut index = lock(&self.0);
+        for key in keys {
+            index.watchers.entry(key.clone()).or_default().insert(id, mailbox.clone());
+        }
+    }
+
+    fn deregister(&self, id: u64, keys: &[ConfigKey]) {
+        let mut index = lock(&self.0);
+        for key in keys {
+            if let Some(watchers) = index.watchers.get_mut(key) {
+                watchers.remove(&id);
+                if watchers.is_empty() {
+                    index.watchers.remove(key);
+                }
+            }
+        }
+    }
+}
+
+/// A registration. A long poll holds one for one request, a stream for one connection. Dropping it deregisters.
+pub struct Watcher {
+    hub: Arc<Hub>,
+    id: u64,
+    mailbox: Arc<Mailbox>,
+    /// What is registered, each key once, in order.
+    keys: Vec<ConfigKey>,
+}
+
+impl Watcher {
+    /// Watches these keys too; those watched already are left as they are.
+    pub fn add(&mut self, keys: impl IntoIterator<Item = ConfigKey>) {
+        let mut added: Vec<ConfigKey> = keys.into_iter().collect();
+        added.sort_unstable();
+        added.dedup();
+        added.retain(|key| self.keys.binary_search(key).is_err());
+        self.hub.register(self.id, &self.mailbox, &added);
+        self.keys.extend(added);
+        self.keys.sort_unstable();
+    }
+
+    /// Watches these keys no longer. A mark made before stays.
+    pub fn remove(&mut self, keys: &BTreeSet<ConfigKey>) {
+        let gone: Vec<ConfigKey> = self.keys.extract_if(.., |key| keys.contains(key)).collect();
+        self.hub.deregister(self.id, &gone);
+    }
+
+    /// Marks a key of one's own again, after a push of it was not acknowledged.
+    pub fn mark(&self, key: ConfigKey) {
+        self.mailbox.mark(key);
+    }
+
+    /// Waits until at least one key is dirty, and takes all dirty keys.
+    pub async fn changed(&mut self) -> BTreeSet<ConfigKey> {
+        poll_fn(|context| self.mailbox.poll_take(context)).await
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.hub.deregister(self.id, &self.keys);
+        lock(&self.hub.0).watcher_count -= 1;
+    }
+}
+
+/// A panic elsewhere cannot leave these structures half changed: every change is a few infallible steps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
