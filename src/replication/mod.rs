@@ -1,6 +1,11 @@
 //! The seam between "what should happen" and "who agrees on the order".
+mod applier;
+pub mod standalone;
 
 use std::{fmt, future::Future, pin::Pin};
+
+pub use applier::{Applier, ApplyError};
+pub use standalone::{SnapshotPolicy, Standalone, wait_applied};
 
 use crate::types::{Consistency, LogId, Proposal, Reply, Revision};
 

@@ -34,8 +34,7 @@ impl<'a> Overlay<'a> {
 
     fn stage_record(&mut self, key: &ConfigKey, variant: &Variant, record: Option<&Arc<ConfigRecord>>) {
         let base = self.base;
-        let versions =
-            self.versions.entry(key.clone()).or_insert_with(|| base.versions(key).unwrap_or_default());
+        let versions = self.versions.entry(key.clone()).or_insert_with(|| base.versions(key).unwrap_or_default());
         let ips = record.map_or(&[][..], |record| &record.beta_ips);
         Arc::make_mut(versions).set(variant, ips, record.map(|record| record.head()));
         self.records.insert((key.clone(), variant.clone()), record.cloned());

@@ -173,14 +173,20 @@ mod tests {
         let digest = Content::new("hello").digest();
         assert_eq!(digest.to_string(), "5d41402abc4b2a76b9719d911017c592");
         assert_eq!(Digest::from_hex("5d41402abc4b2a76b9719d911017c592"), Some(digest));
-        for bad in ["", "5D41402ABC4B2A76B9719D911017C592", "5d41402abc4b2a76b9719d911017c59", "zz41402abc4b2a76b9719d911017c592"] {
+        for bad in [
+            "",
+            "5D41402ABC4B2A76B9719D911017C592",
+            "5d41402abc4b2a76b9719d911017c59",
+            "zz41402abc4b2a76b9719d911017c592",
+        ] {
             assert_eq!(Digest::from_hex(bad), None, "{bad:?}");
         }
     }
 
     #[test]
     fn types_are_case_sensitive_and_unknown_ones_are_text() {
-        for (name, expected) in [("yaml", "yaml"), ("YAML", "text"), ("foo", "text"), ("unset", "unset"), ("", "text")] {
+        for (name, expected) in [("yaml", "yaml"), ("YAML", "text"), ("foo", "text"), ("unset", "unset"), ("", "text")]
+        {
             assert_eq!(ContentType::parse(name).as_str(), expected, "{name:?}");
         }
     }
