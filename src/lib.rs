@@ -15,6 +15,7 @@
 //! ```
 pub mod clock;
 pub mod metrics;
+pub mod raft;
 pub mod replication;
 pub mod state_machine;
 pub mod storage;

@@ -36,6 +36,9 @@ impl Applier {
     /// # Panics
     /// When an entry was applied before, or one is missing: only a bug can do that.
     pub fn apply(&self, entries: Vec<LogEntry>) -> Result<Vec<Reply>, ApplyError> {
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
         let started = tokio::time::Instant::now();
         let count = entries.len() as u64;
         let mut applied = self.state.applied();

@@ -4,7 +4,13 @@
 //! can be rebuilt: it is never the only copy of anything.
 pub mod codec;
 
-use std::{error::Error, fmt, io, ops::Range, path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    fmt, io,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -178,6 +184,12 @@ pub trait StateStore: StateReader + 'static {
 
     /// Where to write a snapshot that comes from another node, before it is given to `install`.
     fn incoming_path(&self) -> PathBuf;
+
+    /// Checks a snapshot file from its first byte to its last, without using it.
+    ///
+    /// # Errors
+    /// When it is damaged, or cannot be read.
+    fn verify(&self, incoming: &Path) -> Result<SnapshotFile, StorageError>;
 
     /// Replaces the whole state by that of a snapshot file made by another node. A crash leaves the old state or the
     /// new one.

@@ -1,0 +1,121 @@
+//! openraft's log over our [`LogStore`].
+use std::{fmt::Debug, io, ops::Bound, ops::RangeBounds, sync::Arc};
+
+use openraft::{
+    LogState, OptionalSend, RaftLogReader,
+    alias::{LogIdOf, VoteOf},
+    storage::{IOFlushed, RaftLogStorage},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    TypeConfig,
+    convert::{RaftEntry, from_log_entry, from_raft_id, from_raft_vote, to_log_entry, to_raft_id, to_raft_vote},
+};
+use crate::storage::{LogStore, codec::DecodeError};
+
+/// A message to a peer carries at most about this many bytes of entries.
+const READ_BYTES_MAX: usize = 2 << 20;
+
+/// The log as openraft sees it. Clones share it.
+#[derive(Clone)]
+pub struct RaftLog(Arc<dyn LogStore>);
+
+impl RaftLog {
+    /// A view of this log.
+    pub fn new(log: Arc<dyn LogStore>) -> Self {
+        Self(log)
+    }
+
+    fn read(&self, range: std::ops::Range<u64>, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
+        let entries = self.0.read(range, bytes_max)?;
+        entries.into_iter().map(|entry| from_log_entry(entry).map_err(corrupt)).collect()
+    }
+}
+
+fn corrupt(err: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, err)
+}
+
+impl RaftLogReader<TypeConfig> for RaftLog {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<RaftEntry>> {
+        let start = match range.start_bound() {
+            Bound::Included(at) => *at,
+            Bound::Excluded(at) => at + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(at) => at + 1,
+            Bound::Excluded(at) => *at,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(start..end, usize::MAX)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<VoteOf<TypeConfig>>> {
+        Ok(self.0.state().vote.map(to_raft_vote))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
+        self.read(start..end, READ_BYTES_MAX)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for RaftLog {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let state = self.0.state();
+        Ok(LogState { last_purged_log_id: state.purged.map(to_raft_id), last_log_id: state.last.map(to_raft_id) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> io::Result<()> {
+        let (done, is_done) = oneshot::channel();
+        self.0.save_vote(
+            from_raft_vote(vote),
+            Box::new(move |result| {
+                // The receiver waits below.
+                drop(done.send(result));
+            }),
+        );
+        is_done.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
+        if let Some(committed) = committed {
+            self.0.save_committed(from_raft_id(&committed));
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogIdOf<TypeConfig>>> {
+        Ok(self.0.state().committed.map(to_raft_id))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = RaftEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().map(to_log_entry).collect();
+        self.0.append(entries, Box::new(move |result| callback.io_completed(result)));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {
+        self.0.truncate_after(last.as_ref().map(from_raft_id));
+        Ok(())
+    }
+
+    async fn purge(&mut self, upto: LogIdOf<TypeConfig>) -> io::Result<()> {
+        self.0.purge(from_raft_id(&upto));
+        Ok(())
+    }
+}

@@ -1,0 +1,319 @@
+//! What this node says to other members for openraft. Every call has a deadline.
+use std::{
+    future::Future,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use openraft::{
+    OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2,
+    alias::{SnapshotOf, VoteOf},
+    base::{BoxFuture, BoxStream},
+    error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
+    network::RPCOption,
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+        TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use tokio::{io::AsyncReadExt, time::timeout};
+use tonic::{Code, Status, Streaming};
+
+use super::{
+    MemberNode, TypeConfig,
+    convert::{entry_to_wire, membership_to_wire, raft_id_from_wire, raft_id_to_wire, vote_from_wire, vote_to_wire},
+    peers::{Lane, Peers},
+    wire,
+};
+use crate::storage::{SnapshotFile, codec::DecodeError};
+
+/// A snapshot travels in pieces of this size.
+const CHUNK_BYTES: usize = 1 << 20;
+/// A follower may take this long over one piece of a snapshot.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
+/// A follower may take this many heartbeats to flush entries before the connection is given up.
+const FLUSH_HEARTBEATS: u32 = 10;
+
+type Rpc<T> = Result<T, RPCError<TypeConfig>>;
+
+/// Makes a [`PeerNetwork`] for each member.
+pub(super) struct NetworkFactory(pub(super) Arc<Peers>);
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = PeerNetwork;
+
+    async fn new_client(&mut self, target: u64, node: &MemberNode) -> PeerNetwork {
+        self.network(target, node, Lane::Replication)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &MemberNode) -> PeerNetwork {
+        self.network(target, node, Lane::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &MemberNode) -> PeerNetwork {
+        self.network(target, node, Lane::Snapshot)
+    }
+}
+
+impl NetworkFactory {
+    fn network(&self, target: u64, node: &MemberNode, lane: Lane) -> PeerNetwork {
+        PeerNetwork { peers: self.0.clone(), target, address: node.member_address.clone(), lane }
+    }
+}
+
+/// The way to one member, for one kind of message.
+pub(super) struct PeerNetwork {
+    peers: Arc<Peers>,
+    target: u64,
+    address: String,
+    lane: Lane,
+}
+
+impl PeerNetwork {
+    fn timed_out(&self, action: RPCTypes, after: Duration) -> RPCError<TypeConfig> {
+        Timeout { action, id: self.peers.node(), target: self.target, timeout: after }.into()
+    }
+
+    async fn unary<T>(
+        &self,
+        action: RPCTypes,
+        deadline: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Rpc<T> {
+        match timeout(deadline, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(rpc_error(&status)),
+            Err(_) => Err(self.timed_out(action, deadline)),
+        }
+    }
+
+    fn vote_request(&self, rpc: &VoteRequest<TypeConfig>) -> wire::VoteRequest {
+        wire::VoteRequest {
+            caller: self.peers.caller(self.target),
+            vote: Some(vote_to_wire(&rpc.vote)),
+            last: rpc.last_log_id.as_ref().map(raft_id_to_wire),
+            leadership_transfer: rpc.leadership_transfer,
+        }
+    }
+
+    fn client(&self) -> Rpc<wire::peer_client::PeerClient<tonic::transport::Channel>> {
+        self.peers.client(&self.address, self.lane).map_err(|status| rpc_error(&status))
+    }
+}
+
+fn rpc_error(status: &Status) -> RPCError<TypeConfig> {
+    match status.code() {
+        Code::Unavailable | Code::FailedPrecondition => Unreachable::new(status).into(),
+        _ => NetworkError::new(status).into(),
+    }
+}
+
+fn garbled(err: DecodeError) -> RPCError<TypeConfig> {
+    NetworkError::new(&err).into()
+}
+
+fn vote_response(reply: wire::VoteReply) -> Result<VoteResponse<TypeConfig>, DecodeError> {
+    Ok(VoteResponse {
+        vote: vote_from_wire(reply.vote)?,
+        vote_granted: reply.granted,
+        last_log_id: reply.last.map(raft_id_from_wire),
+    })
+}
+
+fn append_result(reply: wire::AppendReply) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
+    match reply.outcome.ok_or_else(|| DecodeError("outcome is missing".into()))? {
+        wire::append_reply::Outcome::Flushed(upto) => Ok(Ok(upto.last.map(raft_id_from_wire))),
+        wire::append_reply::Outcome::Conflict(id) => Ok(Err(StreamAppendError::Conflict(raft_id_from_wire(id)))),
+        wire::append_reply::Outcome::HigherVote(vote) => {
+            Ok(Err(StreamAppendError::HigherVote(vote_from_wire(Some(vote))?)))
+        }
+    }
+}
+
+/// The answers to a stream of appends, with a deadline for each that is owed.
+struct Answers {
+    replies: Streaming<wire::AppendReply>,
+    owed: Arc<AtomicU64>,
+    deadline: Duration,
+    timed_out: RPCError<TypeConfig>,
+}
+
+impl Answers {
+    async fn next(&mut self) -> Option<Rpc<StreamAppendResult<TypeConfig>>> {
+        loop {
+            match timeout(self.deadline, self.replies.next()).await {
+                Ok(None) => return None,
+                Ok(Some(Ok(reply))) => {
+                    self.owed.fetch_sub(1, Ordering::Relaxed);
+                    return Some(append_result(reply).map_err(garbled));
+                }
+                Ok(Some(Err(status))) => return Some(Err(rpc_error(&status))),
+                Err(_) if self.owed.load(Ordering::Relaxed) == 0 => {}
+                Err(_) => return Some(Err(self.timed_out.clone())),
+            }
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerNetwork {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
+        let mut answers = self.stream_append(Box::pin(stream::once(async { rpc })), option).await?;
+        match answers.next().await {
+            Some(answer) => answer.map(AppendEntriesResponse::from),
+            None => Err(NetworkError::from_string("the stream ended without an answer").into()),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Rpc<BoxStream<'s, Rpc<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let deadline = match self.lane {
+            Lane::Heartbeat => option.hard_ttl(),
+            Lane::Replication | Lane::Snapshot | Lane::Clients => option.hard_ttl() * FLUSH_HEARTBEATS,
+        };
+        Box::pin(async move {
+            let owed = Arc::new(AtomicU64::new(0));
+            let (peers, target, counter) = (self.peers.clone(), self.target, owed.clone());
+            let requests = input.map(move |rpc| {
+                counter.fetch_add(1, Ordering::Relaxed);
+                wire::AppendRequest {
+                    caller: peers.caller(target),
+                    vote: Some(vote_to_wire(&rpc.vote)),
+                    previous: rpc.prev_log_id.as_ref().map(raft_id_to_wire),
+                    entries: rpc.entries.into_iter().map(entry_to_wire).collect(),
+                    committed: rpc.leader_commit.as_ref().map(raft_id_to_wire),
+                }
+            });
+            let mut client = self.client()?;
+            let replies = self.unary(RPCTypes::AppendEntries, deadline, client.append(requests)).await?;
+            let timed_out = self.timed_out(RPCTypes::AppendEntries, deadline);
+            let answers = Answers { replies, owed, deadline, timed_out };
+            let answers = stream::unfold(Some(answers), |answers| async {
+                let mut answers = answers?;
+                let answer = answers.next().await?;
+                // After anything but success the leader starts over.
+                let go_on = matches!(answer, Ok(Ok(_)));
+                Some((answer, go_on.then_some(answers)))
+            });
+            Ok(answers.boxed())
+        })
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        let mut client = self.client()?;
+        let call = client.vote(self.vote_request(&rpc));
+        let reply = self.unary(RPCTypes::Vote, option.hard_ttl(), call).await?;
+        vote_response(reply).map_err(garbled)
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
+        let mut client = self.client()?;
+        let call = client.pre_vote(self.vote_request(&rpc));
+        let reply = self.unary(RPCTypes::Vote, option.hard_ttl(), call).await?;
+        vote_response(reply).map_err(garbled)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let membership = &snapshot.meta.last_membership;
+        let head = wire::SnapshotHead {
+            caller: self.peers.caller(self.target),
+            vote: Some(vote_to_wire(&vote)),
+            last: snapshot.meta.last_log_id.as_ref().map(raft_id_to_wire),
+            membership_at: membership.log_id().as_ref().map(raft_id_to_wire),
+            membership: Some(membership_to_wire(membership.membership())),
+            bytes: snapshot.snapshot.bytes,
+        };
+        let parts = snapshot_parts(head, &snapshot.snapshot.path)
+            .await
+            .map_err(|err| StreamingError::Network(NetworkError::new(&err)))?;
+        let mut client = self.peers.client(&self.address, self.lane).map_err(|status| rpc_error(&status))?;
+        let deadline = option.hard_ttl();
+        let call = self.unary(RPCTypes::InstallSnapshot, deadline, client.install_snapshot(parts));
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            reply = call => {
+                let vote = vote_from_wire(reply?.vote).map_err(garbled)?;
+                Ok(SnapshotResponse::new(vote))
+            }
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
+        let mut client = self.client()?;
+        let call = client.transfer_leader(wire::TransferLeaderRequest {
+            caller: self.peers.caller(self.target),
+            from_leader: Some(vote_to_wire(rpc.from_leader())),
+            to: *rpc.to_node_id(),
+            last: rpc.last_log_id().map(raft_id_to_wire),
+        });
+        let reply = self.unary(RPCTypes::TransferLeader, option.hard_ttl(), call).await?;
+        match reply.outcome.ok_or_else(|| garbled(DecodeError("outcome is missing".into())))? {
+            wire::transfer_leader_reply::Outcome::Accepted(_) => Ok(Ok(())),
+            wire::transfer_leader_reply::Outcome::VoteChanged(vote) => {
+                let actual = vote_from_wire(Some(vote)).map_err(garbled)?;
+                Ok(Err(TransferLeaderError::VoteChanged { expected: *rpc.from_leader(), actual }))
+            }
+            wire::transfer_leader_reply::Outcome::NotFlushed(upto) => Ok(Err(TransferLeaderError::LogNotFlushed {
+                expected: rpc.last_log_id().copied(),
+                actual: upto.last.map(raft_id_from_wire),
+            })),
+        }
+    }
+}
+
+/// The messages that carry a snapshot file: what it is, then its bytes. Reads as it sends; a file that cannot be read to
+/// its end makes a transfer that the receiver refuses as too short.
+async fn snapshot_parts(
+    head: wire::SnapshotHead,
+    path: &Path,
+) -> std::io::Result<impl Stream<Item = wire::SnapshotPart> + Send + 'static> {
+    let file = tokio::fs::File::open(path).await?;
+    let head = wire::SnapshotPart { part: Some(wire::snapshot_part::Part::Head(head)) };
+    let chunks = stream::unfold(file, |mut file| async {
+        let mut data = Vec::with_capacity(CHUNK_BYTES);
+        let read = timeout(CHUNK_DEADLINE, (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut data)).await;
+        match read {
+            Ok(Ok(0)) => None,
+            Ok(Ok(_)) => {
+                let chunk = wire::SnapshotChunk { crc32c: crc32c::crc32c(&data), data: Bytes::from(data) };
+                Some((wire::SnapshotPart { part: Some(wire::snapshot_part::Part::Chunk(chunk)) }, file))
+            }
+            Ok(Err(err)) => {
+                tracing::error!(%err, "read a snapshot file to send it");
+                None
+            }
+            Err(_) => {
+                tracing::error!("reading a snapshot file to send it takes too long");
+                None
+            }
+        }
+    });
+    Ok(stream::iter([head]).chain(chunks))
+}

@@ -1,0 +1,295 @@
+//! [`Replicator`] by consensus: proposals go to the leader in groups, in one hop, and are answered once this node has
+//! applied them.
+use std::{collections::BTreeMap, fmt, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc, oneshot},
+    time::{Instant, sleep},
+};
+
+use super::{
+    MemberNode, Options, Peers, Raft, RaftLog, RaftState, forward, membership, network::NetworkFactory,
+    read_index::ReadIndex, service,
+};
+use crate::{
+    metrics::Metrics,
+    replication::{
+        Administration, AdministrationError, Applier, BoxFuture, Member, ProposeError, Replicator, Role, Status,
+        wait_applied,
+    },
+    storage::{LogStore, codec},
+    types::{Consistency, Proposal, Reply, Revision, limits},
+};
+
+/// Groups that may be on their way to the leader at once. Few, so that what arrives meanwhile shares the next message.
+const GROUPS_IN_FLIGHT: usize = 2;
+/// How long to wait before asking again who leads.
+const LEADER_POLL: Duration = Duration::from_millis(20);
+/// A proposal that found no leader is given up this long before its caller would call its outcome unknown.
+const GIVE_UP_MARGIN: Duration = Duration::from_millis(500);
+/// How long a node that stops waits for another one to take the lead.
+const HAND_OVER: Duration = Duration::from_millis(1_000);
+
+/// A proposal on its way.
+pub(super) struct Waiting {
+    pub(super) proposal: Bytes,
+    pub(super) answer: oneshot::Sender<Result<Reply, ProposeError>>,
+    pub(super) deadline: Instant,
+}
+
+impl Waiting {
+    pub(super) fn answer(self, answer: Result<Reply, ProposeError>) {
+        // Whoever asked may have gone; what was written stands.
+        drop(self.answer.send(answer));
+    }
+}
+
+/// A node of a cluster.
+pub struct RaftReplicator {
+    core: Arc<Core>,
+    queue: mpsc::Sender<Waiting>,
+    read_index: ReadIndex,
+}
+
+/// What the tasks of a node share.
+pub(super) struct Core {
+    pub(super) raft: Raft,
+    pub(super) applier: Arc<Applier>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) metrics: Metrics,
+    log: Arc<dyn LogStore>,
+    node: u64,
+}
+
+/// Why a node did not start.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl RaftReplicator {
+    /// Brings the state up to what the log knows to be committed, and takes part.
+    ///
+    /// # Errors
+    /// [`StartError`] when the options make no sense, or log or state cannot be read.
+    pub async fn start(
+        options: &Options,
+        log: Arc<dyn LogStore>,
+        applier: Applier,
+        peers: Peers,
+        metrics: Metrics,
+    ) -> Result<Self, StartError> {
+        let config = options.config().validate().map_err(|err| StartError(err.to_string()))?;
+        let (applier, peers) = (Arc::new(applier), Arc::new(peers));
+        let raft = Raft::new(
+            options.node,
+            Arc::new(config),
+            NetworkFactory(peers.clone()),
+            RaftLog::new(log.clone()),
+            RaftState::new(applier.clone()),
+        )
+        .await
+        .map_err(|err| StartError(format!("start consensus: {err}")))?;
+        let core = Arc::new(Core { raft, applier, peers, metrics, log, node: options.node });
+        let (queue, proposals) = mpsc::channel(limits::PROPOSALS_QUEUED_MAX);
+        tokio::spawn(place_groups(core.clone(), proposals));
+        let read_index = ReadIndex::start(core.clone());
+        Ok(Self { core, queue, read_index })
+    }
+
+    /// Forms the cluster, if this node has neither log nor vote; otherwise does nothing. To be called on one node only.
+    ///
+    /// # Errors
+    /// [`StartError`] when the log cannot be written.
+    pub async fn form(&self, members: &BTreeMap<u64, String>) -> Result<(), StartError> {
+        let nodes: BTreeMap<u64, MemberNode> =
+            members.iter().map(|(id, address)| (*id, MemberNode { member_address: address.clone() })).collect();
+        let initialized = self.core.raft.is_initialized().await.map_err(|err| StartError(err.to_string()))?;
+        if initialized {
+            return Ok(());
+        }
+        self.core.raft.initialize(nodes).await.map_err(|err| StartError(format!("form the cluster: {err}")))
+    }
+
+    /// Serves the other members on this socket until `stopped` resolves.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn serve_members(
+        &self,
+        listener: TcpListener,
+        stopped: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
+        service::serve(self.core.clone(), listener, stopped)
+    }
+
+    /// Hands the lead to another node if this one has it, then stops taking part. Takes at most about a second.
+    pub async fn stop(&self) {
+        if self.core.raft.is_leader() {
+            let voters: Vec<u64> = self.core.raft.voter_ids().filter(|id| *id != self.core.node).collect();
+            if let Some(best) = membership::most_up_to_date(&self.core, &voters)
+                && let Err(err) = membership::transfer_leadership(&self.core, best, HAND_OVER).await
+            {
+                tracing::info!(%err, "hand over the lead; the others will elect a leader");
+            }
+        }
+        if let Err(err) = self.core.raft.shutdown().await {
+            tracing::error!(%err, "stop consensus");
+        }
+    }
+
+    /// Resolves when this node can take part no longer, with the reason.
+    pub async fn failed(&self) -> String {
+        let mut metrics = self.core.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "consensus has stopped".into();
+            }
+        }
+    }
+}
+
+impl Core {
+    /// The leader that this node knows of, and where it is.
+    pub(super) fn leader(&self) -> Option<(u64, String)> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader?;
+        let node = metrics.membership_config.membership().get_node(&leader)?;
+        Some((leader, node.member_address.clone()))
+    }
+
+    pub(super) fn is_me(&self, node: u64) -> bool {
+        self.node == node
+    }
+}
+
+/// Takes what has queued up, group by group, and sees to it that each is placed in the log.
+async fn place_groups(core: Arc<Core>, mut proposals: mpsc::Receiver<Waiting>) {
+    let slots = Arc::new(Semaphore::new(GROUPS_IN_FLIGHT));
+    loop {
+        // The slot first: what arrives until there is one joins the group.
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Some(first) = proposals.recv().await else { return };
+        let mut bytes = first.proposal.len();
+        let mut group = vec![first];
+        while group.len() < limits::GROUP_PROPOSALS_MAX && bytes < limits::GROUP_BYTES_MAX_TOTAL {
+            let Ok(waiting) = proposals.try_recv() else { break };
+            bytes += waiting.proposal.len();
+            group.push(waiting);
+        }
+        tokio::spawn(place(core.clone(), group, slot));
+    }
+}
+
+/// Places a group, again and again as long as nothing of it was written and its callers still wait.
+async fn place(core: Arc<Core>, mut group: Vec<Waiting>, slot: tokio::sync::OwnedSemaphorePermit) {
+    let mut slot = Some(slot);
+    loop {
+        let now = Instant::now();
+        let expired = group.extract_if(.., |waiting| waiting.deadline <= now).collect::<Vec<_>>();
+        for waiting in expired {
+            waiting.answer(Err(ProposeError::Unavailable(
+                "no leader was found; most of the nodes must be up and reach each other".into(),
+            )));
+        }
+        if group.is_empty() {
+            return;
+        }
+        group = match core.leader() {
+            Some((leader, _)) if core.is_me(leader) => forward::place_here(&core, group, &mut slot).await,
+            Some((leader, address)) => forward::place_there(&core, leader, &address, group).await,
+            None => group,
+        };
+        if group.is_empty() {
+            return;
+        }
+        sleep(LEADER_POLL).await;
+    }
+}
+
+impl Replicator for RaftReplicator {
+    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Reply, ProposeError>> {
+        let proposal = codec::encode_proposal(&proposal);
+        Box::pin(async move {
+            let (answer, answered) = oneshot::channel();
+            let deadline = Instant::now() + limits::PROPOSE_TIMEOUT - GIVE_UP_MARGIN;
+            self.queue
+                .try_send(Waiting { proposal, answer, deadline })
+                .map_err(|_| ProposeError::Unavailable("too many writes are waiting for the leader".into()))?;
+            answered.await.unwrap_or_else(|_| Err(ProposeError::OutcomeUnknown("this node is stopping".into())))
+        })
+    }
+
+    fn read_barrier(&self, consistency: Consistency) -> BoxFuture<'_, Result<Revision, ProposeError>> {
+        Box::pin(async move {
+            let revision = match consistency {
+                Consistency::Local => return Ok(self.core.applier.state().applied().revision()),
+                Consistency::AtLeast(revision) => revision,
+                Consistency::Linearizable => self.read_index.get().await?,
+            };
+            wait_applied(&self.core.applier, revision, limits::READ_BARRIER_TIMEOUT).await
+        })
+    }
+
+    fn status(&self) -> Status {
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        let members = membership.nodes().map(|(id, node)| {
+            let role = match (metrics.current_leader == Some(*id), voters.contains(id)) {
+                (true, _) => Role::Leader,
+                (false, true) => Role::Follower,
+                (false, false) => Role::Learner,
+            };
+            let member = Member { node: *id, member_address: node.member_address.clone(), http_address: String::new() };
+            (member, role)
+        });
+        let not_ready = match (&metrics.running_state, metrics.current_leader) {
+            (Err(fatal), _) => Some(format!("this node has failed: {fatal}")),
+            (Ok(()), None) if voters.is_empty() => Some("this node has not been added to a cluster yet".into()),
+            (Ok(()), None) => {
+                Some(format!("no leader; {} of {} voters must be up", voters.len() / 2 + 1, voters.len()))
+            }
+            (Ok(()), Some(_)) => None,
+        };
+        Status {
+            standalone: false,
+            node: self.core.node,
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            last_log: self.core.log.state().last,
+            applied: self.core.applier.state().applied().last,
+            members: members.collect(),
+            not_ready,
+        }
+    }
+}
+
+impl Administration for RaftReplicator {
+    fn add(&self, member: Member) -> BoxFuture<'_, Result<(), AdministrationError>> {
+        let request = membership::Request::Add(member.node, member.member_address);
+        Box::pin(membership::administer(&self.core, request))
+    }
+
+    fn remove(&self, node: u64) -> BoxFuture<'_, Result<(), AdministrationError>> {
+        Box::pin(membership::administer(&self.core, membership::Request::Remove(node)))
+    }
+
+    fn transfer_leadership(&self, to: u64) -> BoxFuture<'_, Result<(), AdministrationError>> {
+        Box::pin(membership::administer(&self.core, membership::Request::TransferLeadership(to)))
+    }
+}

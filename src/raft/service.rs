@@ -1,0 +1,258 @@
+//! What other members say to this node.
+use std::{future::Future, path::Path, pin::Pin, sync::Arc};
+
+use futures_util::{Stream, StreamExt, stream};
+use openraft::{
+    Snapshot, SnapshotMeta, StoredMembership,
+    raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest},
+};
+use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    TypeConfig,
+    convert::{
+        entry_from_wire, membership_from_wire, raft_id_from_wire, raft_id_to_wire, vote_from_wire, vote_to_wire,
+    },
+    forward, membership,
+    peers::MESSAGE_BYTES_MAX,
+    read_index,
+    replicator::Core,
+    wire::{
+        self,
+        peer_server::{Peer, PeerServer},
+    },
+};
+use crate::{replication::AdministrationError, storage::codec::DecodeError};
+
+/// Serves other members until `stopped` resolves.
+pub(super) async fn serve(
+    core: Arc<Core>,
+    listener: TcpListener,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), tonic::transport::Error> {
+    let service = PeerServer::new(PeerService { core, receiving: Arc::default() })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let incoming = TcpListenerStream::new(listener).map(|socket| {
+        let socket = socket?;
+        socket.set_nodelay(true)?;
+        Ok::<_, std::io::Error>(socket)
+    });
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(8 << 20)
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stopped)
+        .await
+}
+
+struct PeerService {
+    core: Arc<Core>,
+    /// One snapshot at a time comes in.
+    receiving: Arc<tokio::sync::Mutex<()>>,
+}
+
+fn garbled(err: DecodeError) -> Status {
+    Status::invalid_argument(err.to_string())
+}
+
+fn failed(err: impl std::fmt::Display) -> Status {
+    Status::unavailable(err.to_string())
+}
+
+fn append_request(it: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
+    Ok(AppendEntriesRequest {
+        vote: vote_from_wire(it.vote)?,
+        prev_log_id: it.previous.map(raft_id_from_wire),
+        entries: it.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
+        leader_commit: it.committed.map(raft_id_from_wire),
+    })
+}
+
+fn vote_request(it: &wire::VoteRequest) -> Result<VoteRequest<TypeConfig>, DecodeError> {
+    let mut request = VoteRequest::new(vote_from_wire(it.vote)?, it.last.map(raft_id_from_wire));
+    request.leadership_transfer = it.leadership_transfer;
+    Ok(request)
+}
+
+fn vote_reply(it: &openraft::raft::VoteResponse<TypeConfig>) -> wire::VoteReply {
+    wire::VoteReply {
+        vote: Some(vote_to_wire(&it.vote)),
+        granted: it.vote_granted,
+        last: it.last_log_id.as_ref().map(raft_id_to_wire),
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type AppendStream = Pin<Box<dyn Stream<Item = Result<wire::AppendReply, Status>> + Send>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<wire::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let core = self.core.clone();
+        // A message that cannot be read ends the stream; the leader opens another one.
+        let requests = stream::unfold(request.into_inner(), move |mut requests| {
+            let core = core.clone();
+            async move {
+                let request = match requests.next().await? {
+                    Ok(request) => request,
+                    Err(status) => {
+                        tracing::debug!(%status, "the stream of a leader broke");
+                        return None;
+                    }
+                };
+                let checked = core.peers.check_leader(request.caller.as_ref());
+                match checked.and_then(|_| append_request(request).map_err(garbled)) {
+                    Ok(request) => Some((request, requests)),
+                    Err(status) => {
+                        tracing::warn!(reason = status.message(), "refuse what a leader sent");
+                        None
+                    }
+                }
+            }
+        });
+        let replies = self.core.raft.stream_append(requests).map(|result| {
+            let outcome = match result.map_err(failed)? {
+                Ok(upto) => {
+                    wire::append_reply::Outcome::Flushed(wire::Upto { last: upto.as_ref().map(raft_id_to_wire) })
+                }
+                Err(StreamAppendError::Conflict(id)) => wire::append_reply::Outcome::Conflict(raft_id_to_wire(&id)),
+                Err(StreamAppendError::HigherVote(vote)) => {
+                    wire::append_reply::Outcome::HigherVote(vote_to_wire(&vote))
+                }
+            };
+            Ok(wire::AppendReply { outcome: Some(outcome) })
+        });
+        Ok(Response::new(replies.boxed()))
+    }
+
+    async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteReply>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.caller.as_ref())?;
+        let response = self.core.raft.pre_vote(vote_request(&request).map_err(garbled)?).await.map_err(failed)?;
+        Ok(Response::new(vote_reply(&response)))
+    }
+
+    async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteReply>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.caller.as_ref())?;
+        let response = self.core.raft.vote(vote_request(&request).map_err(garbled)?).await.map_err(failed)?;
+        Ok(Response::new(vote_reply(&response)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferLeaderRequest>,
+    ) -> Result<Response<wire::TransferLeaderReply>, Status> {
+        use wire::transfer_leader_reply::Outcome;
+        let request = request.into_inner();
+        self.core.peers.check_leader(request.caller.as_ref())?;
+        let from = vote_from_wire(request.from_leader).map_err(garbled)?;
+        let request = TransferLeaderRequest::new(from, request.to, request.last.map(raft_id_from_wire));
+        let outcome = match self.core.raft.handle_transfer_leader(request).await.map_err(failed)? {
+            Ok(()) => Outcome::Accepted(true),
+            Err(TransferLeaderError::VoteChanged { actual, .. }) => Outcome::VoteChanged(vote_to_wire(&actual)),
+            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
+                Outcome::NotFlushed(wire::Upto { last: actual.as_ref().map(raft_id_to_wire) })
+            }
+        };
+        Ok(Response::new(wire::TransferLeaderReply { outcome: Some(outcome) }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotPart>>,
+    ) -> Result<Response<wire::SnapshotReply>, Status> {
+        let _receiving = self.receiving.try_lock().map_err(|_| Status::unavailable("a snapshot is coming in"))?;
+        let mut parts = request.into_inner();
+        let head = match parts.message().await?.and_then(|it| it.part) {
+            Some(wire::snapshot_part::Part::Head(head)) => head,
+            Some(wire::snapshot_part::Part::Chunk(_)) | None => {
+                return Err(Status::invalid_argument("a snapshot begins with its head"));
+            }
+        };
+        self.core.peers.check_leader(head.caller.as_ref())?;
+        let vote = vote_from_wire(head.vote).map_err(garbled)?;
+        let membership = membership_from_wire(head.membership.unwrap_or_default()).map_err(garbled)?;
+        let meta = SnapshotMeta {
+            last_log_id: head.last.map(raft_id_from_wire),
+            last_membership: StoredMembership::new(head.membership_at.map(raft_id_from_wire), membership),
+        };
+        let state = self.core.applier.state().clone();
+        let path = state.incoming_path();
+        receive(&mut parts, &path, head.bytes).await?;
+        // What a bad disk elsewhere made of the file must not stop this node.
+        let snapshot = tokio::task::spawn_blocking(move || state.verify(&path))
+            .await
+            .map_err(failed)?
+            .map_err(|err| Status::data_loss(err.to_string()))?;
+        let response = self.core.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(failed)?;
+        Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&response.vote)) }))
+    }
+
+    async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeReply>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.caller.as_ref())?;
+        let placed = forward::place_for_follower(&self.core, request.proposals).await;
+        let outcomes = placed.into_iter().map(forward::placed_to_wire).collect();
+        Ok(Response::new(wire::ProposeReply { outcomes }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexReply>, Status> {
+        self.core.peers.check(request.into_inner().caller.as_ref())?;
+        let outcome = match read_index::ask_here(&self.core).await {
+            Ok(revision) => wire::read_index_reply::Outcome::Index(revision.0),
+            Err(why) => wire::read_index_reply::Outcome::Unavailable(why),
+        };
+        Ok(Response::new(wire::ReadIndexReply { outcome: Some(outcome) }))
+    }
+
+    async fn administer(
+        &self,
+        request: Request<wire::AdministerRequest>,
+    ) -> Result<Response<wire::AdministerReply>, Status> {
+        let request = request.into_inner();
+        self.core.peers.check(request.caller.as_ref())?;
+        let request = match request.request.ok_or_else(|| Status::invalid_argument("the request is missing"))? {
+            wire::administer_request::Request::Add(node) => membership::Request::Add(node.id, node.member_address),
+            wire::administer_request::Request::Remove(node) => membership::Request::Remove(node),
+            wire::administer_request::Request::TransferLeadership(to) => membership::Request::TransferLeadership(to),
+        };
+        let outcome = match membership::administer_here(&self.core, request).await {
+            Ok(()) => wire::administer_reply::Outcome::Done(true),
+            Err(AdministrationError::Refused(why)) => wire::administer_reply::Outcome::Refused(why),
+            Err(AdministrationError::Unavailable(why)) => wire::administer_reply::Outcome::Unavailable(why),
+        };
+        Ok(Response::new(wire::AdministerReply { outcome: Some(outcome) }))
+    }
+}
+
+/// Writes the pieces of a snapshot to a file and waits until the disk has them.
+async fn receive(parts: &mut Streaming<wire::SnapshotPart>, path: &Path, bytes: u64) -> Result<(), Status> {
+    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+    let mut written = 0;
+    while let Some(part) = parts.message().await? {
+        let chunk = match part.part {
+            Some(wire::snapshot_part::Part::Chunk(chunk)) => chunk,
+            Some(wire::snapshot_part::Part::Head(_)) | None => {
+                return Err(Status::invalid_argument("a snapshot has one head"));
+            }
+        };
+        if crc32c::crc32c(&chunk.data) != chunk.crc32c {
+            return Err(Status::data_loss("a piece of the snapshot was damaged on its way"));
+        }
+        written += chunk.data.len() as u64;
+        file.write_all(&chunk.data).await.map_err(failed)?;
+    }
+    if written != bytes {
+        return Err(Status::data_loss(format!("the snapshot has {written} bytes, not {bytes}")));
+    }
+    file.sync_all().await.map_err(failed)
+}
