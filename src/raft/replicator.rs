@@ -142,6 +142,11 @@ impl RaftReplicator {
                 tracing::info!(%err, "hand over the lead; the others will elect a leader");
             }
         }
+        self.abandon().await;
+    }
+
+    /// Stops taking part without a word to the others, as a crash would.
+    pub async fn abandon(&self) {
         if let Err(err) = self.core.raft.shutdown().await {
             tracing::error!(%err, "stop consensus");
         }

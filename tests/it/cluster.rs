@@ -1,0 +1,153 @@
+//! What a cluster survives: a leader that goes, restarts, members that come and leave, a standalone node that grows.
+use std::{collections::BTreeMap, time::Duration};
+
+use coracle::{
+    replication::{Administration, AdministrationError, Member, Replicator, Role, SnapshotPolicy},
+    types::{Consistency, Revision},
+};
+use tokio::time::{Instant, timeout};
+
+use crate::harness::{Cluster, Disk, Mode, PATIENCE, adopt, key, open_stores, start_member};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_when_the_leader_goes() {
+    let mut cluster = Cluster::start(Mode::Raft(3), Disk::Files).await;
+    for at in 0..50 {
+        cluster.first().publish_until_acknowledged(&format!("k{at}"), "1").await;
+    }
+    let leader = cluster.wait_for_leader().await;
+    cluster.stop_node(leader).await;
+    let gone = Instant::now();
+    cluster.first().publish_until_acknowledged("after", "1").await;
+    assert!(gone.elapsed() < Duration::from_secs(10), "writes go on after {:?}", gone.elapsed());
+    for node in cluster.nodes.values() {
+        node.replicator.read_barrier(Consistency::Linearizable).await.unwrap();
+        for at in 0..50 {
+            assert_eq!(node.text(&format!("k{at}")), Some("1".into()));
+        }
+    }
+    cluster.start_node(leader).await;
+    let last = cluster.nodes[&leader].publish_until_acknowledged("back", "1").await;
+    cluster.converge(last).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_may_stop_and_come_back() {
+    let mut cluster = Cluster::start(Mode::Raft(3), Disk::Files).await;
+    let mut last = Revision(0);
+    for at in 0..30 {
+        last = cluster.first().publish_until_acknowledged(&format!("k{at}"), &at.to_string()).await;
+    }
+    let ids: Vec<u64> = cluster.nodes.keys().copied().collect();
+    for id in &ids {
+        cluster.stop_node(*id).await;
+    }
+    for id in &ids {
+        cluster.start_node(*id).await;
+    }
+    cluster.wait_for_leader().await;
+    cluster.converge(last).await;
+    for at in 0..30 {
+        assert_eq!(cluster.last().text(&format!("k{at}")), Some(at.to_string()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_minority_refuses_writes_and_linearizable_reads() {
+    let mut cluster = Cluster::start(Mode::Raft(3), Disk::Memory).await;
+    let last = cluster.first().publish_until_acknowledged("k", "1").await;
+    cluster.converge(last).await;
+    cluster.stop_node(2).await;
+    cluster.stop_node(3).await;
+    assert!(cluster.first().publish("k", "2").await.is_err());
+    assert!(cluster.first().replicator.read_barrier(Consistency::Linearizable).await.is_err());
+    assert_eq!(cluster.first().text("k"), Some("1".into()), "local reads go on");
+}
+
+fn member(cluster: &Cluster, id: u64) -> Member {
+    Member { node: id, member_address: cluster.places[&id].address.to_string(), http_address: String::new() }
+}
+
+/// Small snapshots, so that a new member gets one instead of the log.
+const SNAPSHOTS: SnapshotPolicy = SnapshotPolicy { entries: 50, bytes: 1 << 30, entries_kept: 10 };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_come_by_snapshot_and_leave() {
+    let mut cluster = Cluster::start_with(Mode::Raft(3), Disk::Files, SNAPSHOTS).await;
+    for at in 0..200 {
+        cluster.first().publish_until_acknowledged(&format!("k{at}"), &"x".repeat(at * 10 + 1)).await;
+    }
+    let place = cluster.place(4).await;
+    cluster.places.insert(4, place);
+    cluster.start_node(4).await;
+    let mut watcher = cluster.nodes[&4].hub.watch([key("k7")]);
+    // Asked of whoever: a follower hands it to the leader.
+    for id in 1..=3 {
+        cluster.raft(id).add(member(&cluster, 4)).await.unwrap();
+    }
+    timeout(PATIENCE, watcher.changed()).await.expect("a snapshot marks everybody");
+    let last = cluster.nodes[&4].publish_until_acknowledged("from-the-new-one", "1").await;
+    cluster.converge(last).await;
+    assert_eq!(cluster.nodes[&4].text("k199").map(|it| it.len()), Some(1991));
+
+    let leader = cluster.wait_for_leader().await;
+    let other = cluster.nodes.keys().copied().find(|id| *id != leader).unwrap();
+    cluster.raft(other).transfer_leadership(other).await.unwrap();
+    assert_eq!(cluster.wait_for_leader().await, other);
+    cluster.raft(other).remove(leader).await.unwrap();
+    cluster.stop_node(leader).await;
+    let last = cluster.first().publish_until_acknowledged("after", "1").await;
+    cluster.converge(last).await;
+    let members = cluster.first().replicator.status().members;
+    assert_eq!(members.len(), 3, "{members:?}");
+    assert!(!members.iter().any(|(_, role)| *role == Role::Learner), "{members:?}");
+    let refused = cluster.raft(other).remove(99).await;
+    assert!(matches!(refused, Err(AdministrationError::Refused(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standalone_directory_becomes_a_cluster_with_all_its_data() {
+    let mut cluster = Cluster::start_with(Mode::Standalone, Disk::Files, SNAPSHOTS).await;
+    for at in 0..120 {
+        cluster.first().publish_until_acknowledged(&format!("k{at}"), &at.to_string()).await;
+    }
+    let (place, node) = (cluster.places.remove(&0).unwrap(), cluster.nodes.remove(&0).unwrap());
+    drop(node);
+
+    let (log, state) = open_stores(&place.dir);
+    adopt(&*log, 1, place.address);
+    adopt(&*log, 1, place.address);
+    let node = start_member(1, place.address, log, state, SNAPSHOTS).await;
+    node.raft.as_ref().unwrap().form(&BTreeMap::from([(1, place.address.to_string())])).await.unwrap();
+    cluster.places.insert(1, place);
+    cluster.nodes.insert(1, node);
+    cluster.wait_for_leader().await;
+    assert_eq!(cluster.first().text("k119"), Some("119".into()));
+    cluster.first().publish_until_acknowledged("k0", "changed").await;
+
+    for id in 2..=3 {
+        let place = cluster.place(id).await;
+        cluster.places.insert(id, place);
+        cluster.start_node(id).await;
+        cluster.raft(1).add(member(&cluster, id)).await.unwrap();
+    }
+    let last = cluster.last().publish_until_acknowledged("k1", "changed").await;
+    cluster.converge(last).await;
+    for node in cluster.nodes.values() {
+        assert_eq!(node.text("k0"), Some("changed".into()));
+        assert_eq!(node.text("k119"), Some("119".into()));
+    }
+}
+
+/// A restarted node serves what it had applied before it asks anybody: the committed mark is in its log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handing_over_the_lead_takes_no_election() {
+    let cluster = Cluster::start(Mode::Raft(3), Disk::Memory).await;
+    cluster.first().publish_until_acknowledged("k", "1").await;
+    let leader = cluster.wait_for_leader().await;
+    let next = cluster.nodes.keys().copied().find(|id| *id != leader).unwrap();
+    let started = Instant::now();
+    cluster.raft(leader).transfer_leadership(next).await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(700), "took {:?}", started.elapsed());
+    cluster.nodes[&leader].publish_until_acknowledged("k", "2").await;
+}

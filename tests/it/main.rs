@@ -1,0 +1,8 @@
+//! Tests of the parts together, from the state machine to a cluster of nodes in one process.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod conformance;
+mod harness;
+mod openraft_suite;
+mod state_machine;
