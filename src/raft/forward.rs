@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     replication::{ProposeError, wait_applied},
-    types::{Digest, Rejection, Reply, Revision},
+    types::{Digest, Rejection, Reply, Revision, limits},
 };
 
 /// What became of one proposal.
@@ -41,11 +41,13 @@ pub(super) async fn place_here(
     slot: &mut Option<OwnedSemaphorePermit>,
 ) -> Vec<Waiting> {
     let proposals: Vec<Bytes> = group.iter().map(|waiting| waiting.proposal.clone()).collect();
+    let deadline = group.iter().map(|waiting| waiting.deadline).max().unwrap_or_else(Instant::now);
     let mut group = group.into_iter();
     let mut not_written = Vec::new();
     write(
         core,
         proposals,
+        deadline,
         || drop(slot.take()),
         |placed| {
             if let Some(waiting) = group.next() {
@@ -60,19 +62,34 @@ pub(super) async fn place_here(
 /// What a follower sent: puts it into this node's log and tells what became of each.
 pub(super) async fn place_for_follower(core: &Arc<Core>, proposals: Vec<Bytes>) -> Vec<Placed> {
     let mut all = Vec::with_capacity(proposals.len());
-    write(core, proposals, || (), |placed| all.push(placed)).await;
+    let deadline = Instant::now() + limits::PROPOSE_TIMEOUT;
+    write(core, proposals, deadline, || (), |placed| all.push(placed)).await;
     all
 }
 
 /// Writes a group as one message to the core of consensus; `accepted` is called when it has been taken, `each` once for
 /// each proposal, in order.
-async fn write(core: &Core, proposals: Vec<Bytes>, accepted: impl FnOnce(), mut each: impl FnMut(Placed)) {
+async fn write(
+    core: &Core,
+    proposals: Vec<Bytes>,
+    deadline: Instant,
+    accepted: impl FnOnce(),
+    mut each: impl FnMut(Placed),
+) {
+    let mut why = "consensus has stopped";
     let mut owed = proposals.len();
     match core.raft.client_write_many(proposals.into_iter().map(EncodedProposal)).await {
         Ok(mut results) => {
             accepted();
             while owed > 0 {
-                let Some(result) = results.next().await else { break };
+                let result = match timeout_at(deadline, results.next()).await {
+                    Ok(Some(result)) => result,
+                    Ok(None) => break,
+                    Err(_) => {
+                        why = "a majority has not confirmed the write in time";
+                        break;
+                    }
+                };
                 owed -= 1;
                 each(match result {
                     Ok(Ok(response)) => Placed::Decided(response.log_id.index, response.response),
@@ -87,7 +104,7 @@ async fn write(core: &Core, proposals: Vec<Bytes>, accepted: impl FnOnce(), mut 
         }
     }
     for _ in 0..owed {
-        each(Placed::Unknown("consensus has stopped".into()));
+        each(Placed::Unknown(why.into()));
     }
 }
 

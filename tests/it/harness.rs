@@ -12,7 +12,6 @@ use coracle::{
     metrics::Metrics,
     raft::{self, ClusterId, Options, Peers, RaftReplicator},
     replication::{Applier, ProposeError, Replicator, SnapshotPolicy, Standalone},
-    state_machine::StateReader,
     storage::{
         LogStore, StateStore,
         log::{LogOptions, SegmentLog},
@@ -93,8 +92,7 @@ impl Cluster {
                 for id in 1..=count {
                     cluster.start_node(id).await;
                 }
-                let members =
-                    cluster.places.iter().map(|(id, place)| (*id, place.address.to_string())).collect();
+                let members = cluster.places.iter().map(|(id, place)| (*id, place.address.to_string())).collect();
                 cluster.raft(1).form(&members).await.unwrap();
                 cluster.wait_for_leader().await;
             }
@@ -112,7 +110,7 @@ impl Cluster {
 
     pub(crate) fn stores(&self, dir: &Path) -> (Arc<dyn LogStore>, Arc<dyn StateStore>) {
         match self.disk {
-            Disk::Memory => (Arc::new(MemoryLog::new()), Arc::new(MemoryState::new(dir.join("state")))),
+            Disk::Memory => (Arc::new(MemoryLog::new()), Arc::new(MemoryState::new())),
             Disk::Files => open_stores(dir),
         }
     }

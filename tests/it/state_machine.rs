@@ -15,13 +15,11 @@ use coracle::{
 struct Machine {
     state: Arc<MemoryState>,
     at: u64,
-    _dir: tempfile::TempDir,
 }
 
 impl Machine {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self { state: Arc::new(MemoryState::new(dir.path().join("state"))), at: 0, _dir: dir }
+        Self { state: Arc::new(MemoryState::new()), at: 0 }
     }
 
     fn run(&mut self, line: &str) -> String {
@@ -30,7 +28,10 @@ impl Machine {
             return self.see(&words[1..]);
         }
         self.at += 1;
-        let proposal = Proposal { command: command(&words), proposed_at: Millis(option(&words, "at").map_or(1000 + self.at, |it| it.parse().unwrap())) };
+        let proposal = Proposal {
+            command: command(&words),
+            proposed_at: Millis(option(&words, "at").map_or(1000 + self.at, |it| it.parse().unwrap())),
+        };
         let effects = apply(&*self.state, Revision(self.at), &proposal).unwrap();
         let event = effects.event.map_or(String::new(), |event| {
             let change = match event.change {
@@ -39,8 +40,7 @@ impl Machine {
             };
             format!(" / {change} {} {}", event.key, variant_text(&event.variant))
         });
-        let applied =
-            Applied { last: Some(LogId { term: 1, node: 0, index: self.at }), membership: None };
+        let applied = Applied { last: Some(LogId { term: 1, node: 0, index: self.at }), membership: None };
         self.state.commit(applied, effects.writes).unwrap();
         format!("{}{event}", reply_text(&effects.reply))
     }
