@@ -15,8 +15,10 @@
 //! ```
 pub mod clock;
 pub mod metrics;
+pub mod nacos;
 pub mod raft;
 pub mod replication;
+pub mod service;
 pub mod state_machine;
 pub mod storage;
 pub mod types;

@@ -11,7 +11,7 @@ pub use gray::{ClientLabels, Versions, Visible, visible};
 pub use overlay::Overlay;
 
 use crate::types::{
-    Command, ConfigKey, ConfigRecord, LocalDataChangeEvent, Mutation, Namespace, NamespaceId, Proposal, Reply,
+    Command, ConfigKey, ConfigRecord, Head, LocalDataChangeEvent, Mutation, Namespace, NamespaceId, Proposal, Reply,
     Revision, Variant,
 };
 
@@ -28,6 +28,15 @@ pub trait StateReader: Send + Sync {
 
     /// The namespace of that id, if somebody created it.
     fn namespace(&self, id: &NamespaceId) -> Option<Namespace>;
+
+    /// All namespaces that somebody created, in the order of their ids.
+    fn namespaces(&self) -> Vec<Namespace>;
+
+    /// Heads of all formal versions whose key is wanted, in the order of keys. Answered from memory.
+    fn list(&self, wanted: &dyn Fn(&ConfigKey) -> bool) -> Vec<(ConfigKey, Head)>;
+
+    /// The last applied revision.
+    fn revision(&self) -> Revision;
 }
 
 /// The state could not be read. Applying must stop: skipping an entry would fork the replica.

@@ -2,7 +2,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{ReadError, StateReader, Versions};
-use crate::types::{ConfigKey, ConfigRecord, Mutation, Namespace, NamespaceId, Variant};
+use crate::types::{ConfigKey, ConfigRecord, Head, Mutation, Namespace, NamespaceId, Revision, Variant};
 
 /// The state as it will be once the staged writes are committed.
 pub struct Overlay<'a> {
@@ -64,5 +64,19 @@ impl StateReader for Overlay<'_> {
             Some(staged) => staged.clone(),
             None => self.base.namespace(id),
         }
+    }
+
+    /// Of the base alone: no entry decides by what is staged in other keys.
+    fn namespaces(&self) -> Vec<Namespace> {
+        self.base.namespaces()
+    }
+
+    /// Of the base alone: no entry decides by what is staged in other keys.
+    fn list(&self, wanted: &dyn Fn(&ConfigKey) -> bool) -> Vec<(ConfigKey, Head)> {
+        self.base.list(wanted)
+    }
+
+    fn revision(&self) -> Revision {
+        self.base.revision()
     }
 }

@@ -3,6 +3,9 @@
 //! Truth is the log plus the last snapshot file, both checksummed and fsynced. The state store is an index of them that
 //! can be rebuilt: it is never the only copy of anything.
 pub mod codec;
+mod index;
+mod keys;
+pub mod memory;
 
 use std::{
     error::Error,
@@ -16,7 +19,7 @@ use bytes::Bytes;
 
 use crate::{
     state_machine::StateReader,
-    types::{ConfigKey, LogId, Mutation, Namespace, Revision},
+    types::{LogId, Mutation, Revision},
 };
 
 /// What an entry of the log carries.
@@ -169,12 +172,6 @@ pub trait StateStore: StateReader + 'static {
 
     /// Hash and count of all rows, as of the last commit.
     fn witness(&self) -> Witness;
-
-    /// Heads of all formal versions whose key is wanted, in the order of keys. Answered from memory.
-    fn list(&self, wanted: &dyn Fn(&ConfigKey) -> bool) -> Vec<(ConfigKey, crate::types::Head)>;
-
-    /// All namespaces that somebody created, in the order of their ids.
-    fn namespaces(&self) -> Vec<Namespace>;
 
     /// Begins a snapshot of the state as it is now. One at a time: `None` while another one is being written.
     fn begin_snapshot(&self) -> Option<SnapshotJob>;

@@ -1,0 +1,324 @@
+//! `/v1/cs/configs`: publish, query, remove.
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::{
+    Api,
+    answer::{Answer, Envelope, caused, envelope, failure, json as json_answer, plain, with_revision},
+    call::Call,
+};
+use crate::{
+    nacos::names,
+    service::{Found, ServiceError},
+    types::{
+        Attributes, Author, ConfigKey, ConfigRecord, Content, ContentType, Digest, Precondition, Publication, Tag,
+        Variant,
+    },
+};
+
+static CONFIG_TYPE: HeaderName = HeaderName::from_static("config-type");
+static CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
+static ENCRYPTED_DATA_KEY: HeaderName = HeaderName::from_static("encrypted-data-key");
+static IS_BETA: HeaderName = HeaderName::from_static("isbeta");
+static TAG: HeaderName = HeaderName::from_static("tag");
+
+/// Nacos: `ParamUtils`. Bounds of what describes a configuration, in characters.
+const DESCRIPTION_MAX: usize = 128;
+const USE_MAX: usize = 32;
+const SCHEMA_MAX: usize = 32_768;
+const CONFIG_TAGS_MAX: usize = 5;
+const CONFIG_TAG_MAX: usize = 64;
+/// A beta rule lists at most this many addresses.
+const BETA_IPS_MAX: usize = 10_000;
+
+type Refused = Box<Answer>;
+
+fn refuse(why: &str) -> Refused {
+    Box::new(caused(why))
+}
+
+/// What clients and proxies must not keep.
+pub(super) fn never_cache(headers: &mut HeaderMap) {
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    headers.insert(header::EXPIRES, HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache,no-store"));
+}
+
+pub(super) async fn publish(api: &Api, call: Call) -> Answer {
+    let publication = match publication(api, call) {
+        Ok(publication) => publication,
+        Err(refused) => return *refused,
+    };
+    match api.services.publish(publication).await {
+        Ok(written) => with_revision(plain(StatusCode::OK, "true"), written.revision),
+        Err(err) => failure(&err),
+    }
+}
+
+fn publication(api: &Api, mut call: Call) -> Result<Publication, Refused> {
+    call.check_names()?;
+    for name in ["dataId", "group", "content"] {
+        call.required(name)?;
+    }
+    let key = call.key()?;
+    let content = call.params.take("content").unwrap_or_default();
+    if content.trim().is_empty() {
+        return Err(refuse(&format!("content is blank : {content}")));
+    }
+    if content.len() > api.content_bytes_max {
+        return Err(refuse(&format!("invalid content, over {}", api.content_bytes_max)));
+    }
+    let tag = call.params.filled("tag").map(Tag::parse).transpose();
+    let tag = tag.map_err(|err| Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err))))?;
+    let attributes = attributes(&mut call)?;
+    let beta_ips: Vec<String> = call
+        .header("betaips")
+        .map_or(Vec::new(), |ips| ips.split(',').map(|ip| ip.trim().to_owned()).filter(|ip| !ip.is_empty()).collect());
+    if beta_ips.len() > BETA_IPS_MAX {
+        return Err(refuse(&format!("too many betaIps, over {BETA_IPS_MAX}")));
+    }
+    let precondition = match call.header("casmd5") {
+        None => Precondition::None,
+        Some(md5) => Digest::from_hex(md5.trim()).map_or(Precondition::DigestUnknown, Precondition::DigestIsOrAbsent),
+    };
+    let variant = match tag {
+        _ if !beta_ips.is_empty() => Variant::Beta,
+        Some(tag) => Variant::Tag(tag),
+        None => Variant::Formal,
+    };
+    let user = call.params.filled("src_user").or_else(|| call.params.filled("username")).map(Arc::from);
+    let author = Author { user, ip: call.ip().into() };
+    Ok(Publication { key, variant, content: Content::new(content), attributes, beta_ips, precondition, author })
+}
+
+fn attributes(call: &mut Call) -> Result<Attributes, Refused> {
+    let bounds =
+        [("desc", DESCRIPTION_MAX), ("use", USE_MAX), ("effect", USE_MAX), ("type", USE_MAX), ("schema", SCHEMA_MAX)];
+    for (name, max) in bounds {
+        if call.params.get(name).is_some_and(|it| it.chars().count() > max) {
+            return Err(refuse(&format!("too long {name}, over {max}")));
+        }
+    }
+    if let Some(tags) = call.params.get("config_tags") {
+        if tags.split(',').count() > CONFIG_TAGS_MAX {
+            return Err(refuse(&format!("too much config_tags, over {CONFIG_TAGS_MAX}")));
+        }
+        if tags.split(',').any(|tag| tag.chars().count() > CONFIG_TAG_MAX) {
+            return Err(refuse(&format!("too long tag, over {CONFIG_TAG_MAX}")));
+        }
+    }
+    let params = &mut call.params;
+    Ok(Attributes {
+        content_type: ContentType::parse(params.get("type").unwrap_or_default()),
+        app_name: params.take("appName"),
+        config_tags: params.take("config_tags"),
+        description: params.take("desc"),
+        usage: params.take("use"),
+        effect: params.take("effect"),
+        schema: params.take("schema"),
+        encrypted_data_key: params.take("encryptedDataKey").filter(|it| !it.trim().is_empty()),
+    })
+}
+
+pub(super) async fn query(api: &Api, call: &Call) -> Answer {
+    let asked: Result<_, Refused> = (|| Ok((call.key()?, call.labels()?, call.consistency()?)))();
+    let (key, labels, consistency) = match asked {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    match api.services.get(&key, &labels, consistency).await {
+        Ok(read) => with_revision(read.value.map_or_else(not_found, |found| content(&found)), read.revision),
+        Err(err) => failure(&err),
+    }
+}
+
+fn not_found() -> Answer {
+    plain(StatusCode::NOT_FOUND, "config data not exist\n")
+}
+
+fn content(found: &Found) -> Answer {
+    let Found { variant, record } = found;
+    let attributes = &record.attributes;
+    let mut answer = plain(StatusCode::OK, record.content.bytes());
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain;charset=UTF-8"));
+    // Gray versions have no type of their own.
+    let content_type = if *variant == Variant::Formal { attributes.content_type } else { ContentType::Text };
+    headers.insert(&CONFIG_TYPE, HeaderValue::from_static(content_type.as_str()));
+    let text = |text: &str| HeaderValue::from_str(text).ok();
+    headers.extend(text(&record.content.digest().to_hex()).map(|md5| (CONTENT_MD5.clone(), md5)));
+    let modified = UNIX_EPOCH + Duration::from_millis(record.modified_at.0);
+    headers.extend(text(&httpdate::fmt_http_date(modified)).map(|at| (header::LAST_MODIFIED, at)));
+    never_cache(headers);
+    match (variant, &attributes.encrypted_data_key) {
+        (_, Some(key)) => headers.extend(text(key).map(|key| (ENCRYPTED_DATA_KEY.clone(), key))),
+        (Variant::Formal, None) => drop(headers.insert(&ENCRYPTED_DATA_KEY, HeaderValue::from_static(""))),
+        (Variant::Beta | Variant::Tag(_), None) => {}
+    }
+    match variant {
+        Variant::Formal => {}
+        Variant::Beta => drop(headers.insert(&IS_BETA, HeaderValue::from_static("true"))),
+        Variant::Tag(tag) => headers.extend(text(tag.as_str()).map(|tag| (TAG.clone(), tag))),
+    }
+    answer
+}
+
+pub(super) async fn query_beta(api: &Api, call: &Call) -> Answer {
+    let asked: Result<_, Refused> = (|| Ok((call.key()?, call.consistency()?)))();
+    let (key, consistency) = match asked {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    match api.services.get_variant(&key, &Variant::Beta, consistency).await {
+        Ok(read) => {
+            let data = read.value.map(|record| {
+                let mut data = summary(&key, &record);
+                data["encryptedDataKey"] = json!(record.attributes.encrypted_data_key);
+                data["type"] = Value::Null;
+                data["betaIps"] = json!(record.beta_ips.join(","));
+                data
+            });
+            with_revision(envelope(Some("query beta ok"), data), read.revision)
+        }
+        Err(err) => failure(&err),
+    }
+}
+
+/// The fields that all descriptions of a configuration begin with.
+pub(super) fn summary(key: &ConfigKey, record: &ConfigRecord) -> Value {
+    let attributes = &record.attributes;
+    json!({
+        "id": record.created.0.to_string(),
+        "dataId": key.data_id(),
+        "group": key.group(),
+        "content": record.content.text(),
+        "md5": record.content.digest().to_hex(),
+        "encryptedDataKey": attributes.encrypted_data_key.as_deref().unwrap_or_default(),
+        "tenant": key.namespace(),
+        "appName": attributes.app_name.as_deref().unwrap_or_default(),
+        "type": attributes.content_type.as_str(),
+    })
+}
+
+/// The fields that tell who and what for.
+fn details(record: &ConfigRecord) -> Value {
+    let attributes = &record.attributes;
+    json!({
+        // Nacos shows the last change in both.
+        "createTime": record.modified_at.0,
+        "modifyTime": record.modified_at.0,
+        "createUser": record.author.user.as_deref(),
+        "createIp": &*record.author.ip,
+        "desc": attributes.description,
+        "use": attributes.usage,
+        "effect": attributes.effect,
+        "type": attributes.content_type.as_str(),
+        "schema": attributes.schema,
+        "configTags": attributes.config_tags,
+    })
+}
+
+async fn formal(
+    api: &Api,
+    call: &Call,
+) -> Result<(ConfigKey, crate::service::Read<Option<Arc<ConfigRecord>>>), Refused> {
+    let (key, consistency) = (call.key()?, call.consistency()?);
+    let read = api.services.get_variant(&key, &Variant::Formal, consistency).await;
+    Ok((key, read.map_err(|err| Box::new(failure(&err)))?))
+}
+
+pub(super) async fn show_all(api: &Api, call: &Call) -> Answer {
+    let (key, read) = match formal(api, call).await {
+        Ok(read) => read,
+        Err(refused) => return *refused,
+    };
+    let answer = match read.value {
+        Some(record) => {
+            let mut all = summary(&key, &record);
+            if let (Value::Object(all), Value::Object(details)) = (&mut all, details(&record)) {
+                all.extend(details);
+            }
+            json_answer(&all)
+        }
+        None => plain(StatusCode::OK, ""),
+    };
+    with_revision(answer, read.revision)
+}
+
+pub(super) async fn catalog(api: &Api, call: &Call) -> Answer {
+    match formal(api, call).await {
+        Ok((_, read)) => with_revision(envelope(None, read.value.map(|record| details(&record))), read.revision),
+        Err(refused) => *refused,
+    }
+}
+
+pub(super) async fn remove(api: &Api, call: &Call) -> Answer {
+    let asked = (|| {
+        let key = call.key()?;
+        // Publishing stores tag `t` as gray name `tag_t`; both spellings mean that version.
+        let tag = call.params.filled("tag").map(|tag| tag.strip_prefix("tag_").unwrap_or(tag));
+        let variant = match tag.map(Tag::parse).transpose() {
+            Ok(tag) => tag.map_or(Variant::Formal, Variant::Tag),
+            Err(err) => return Err(Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err)))),
+        };
+        Ok((key, variant))
+    })();
+    let (key, variant): (ConfigKey, Variant) = match asked {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    match api.services.remove(key, variant).await {
+        Ok(written) => with_revision(plain(StatusCode::OK, "true"), written.revision),
+        Err(err) => failure(&err),
+    }
+}
+
+pub(super) async fn stop_beta(api: &Api, call: &Call) -> Answer {
+    let key = match call.key() {
+        Ok(key) => key,
+        Err(refused) => return *refused,
+    };
+    match api.services.remove(key, Variant::Beta).await {
+        Ok(written) if written.changed => with_revision(envelope(Some("stop beta ok"), true), written.revision),
+        Ok(written) => {
+            let none = Envelope { code: 500, message: Some("remove beta data error"), data: false, no_right: false };
+            with_revision(json_answer(&none), written.revision)
+        }
+        Err(err) => failure(&err),
+    }
+}
+
+pub(super) async fn remove_ids(api: &Api, call: &Call) -> Answer {
+    let ids = match call.required("ids") {
+        Ok(ids) => ids,
+        Err(refused) => return *refused,
+    };
+    let mut numbers = Vec::new();
+    for id in ids.split(',').map(str::trim).filter(|id| !id.is_empty()) {
+        match id.parse::<u64>() {
+            Ok(number) => numbers.push(number),
+            Err(_) => return caused(&format!("parameter 'ids' has something that is not a number: {id:?}")),
+        }
+    }
+    let mut revision = None;
+    for key in api.services.keys_of(&numbers) {
+        match api.services.remove(key, Variant::Formal).await {
+            Ok(written) => revision = Some(written.revision),
+            Err(err @ ServiceError::Unavailable(_)) if revision.is_some() => {
+                let why = format!("some were removed, the others not: {err}");
+                return failure(&ServiceError::OutcomeUnknown(why));
+            }
+            Err(err) => return failure(&err),
+        }
+    }
+    let answer = envelope(None, true);
+    match revision {
+        Some(revision) => with_revision(answer, revision),
+        None => answer,
+    }
+}

@@ -1,0 +1,185 @@
+//! Health, state and namespaces, as probes, consoles and old clients ask for them.
+use axum::http::{Method, StatusCode};
+use serde_json::json;
+
+use super::{
+    Api, NACOS_VERSION,
+    answer::{Answer, caused, envelope, failure, json as json_answer, plain, with_revision},
+    call::Call,
+    wrong_method,
+};
+use crate::{
+    nacos::names,
+    service::{ServiceError, Written},
+    types::{Namespace, NamespaceId},
+};
+
+/// Nacos: the quota that the list of namespaces shows.
+const QUOTA_SHOWN: u32 = 200;
+/// Nacos: `ParamCheckRule`, name of a namespace.
+const NAMESPACE_NAME_MAX: usize = 256;
+
+pub(super) fn health(api: &Api) -> Answer {
+    match api.services.status().not_ready {
+        None => plain(StatusCode::OK, "UP"),
+        Some(why) => plain(StatusCode::OK, format!("DOWN:{why}")),
+    }
+}
+
+pub(super) fn readiness_v1(api: &Api) -> Answer {
+    match api.services.status().not_ready {
+        None => plain(StatusCode::OK, "OK"),
+        Some(why) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("config is not in readiness: {why}")),
+    }
+}
+
+/// The envelope of v2 and v3.
+pub(super) fn result_ok() -> Answer {
+    json_answer(&json!({ "code": 0, "message": "success", "data": "ok" }))
+}
+
+pub(super) fn readiness(api: &Api) -> Answer {
+    match api.services.status().not_ready {
+        None => result_ok(),
+        Some(why) => {
+            let body = json!({ "code": 30000, "message": format!("config is not in readiness: {why}"), "data": null });
+            let mut answer = json_answer(&body);
+            *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            answer
+        }
+    }
+}
+
+pub(super) fn cluster_health(api: &Api) -> Answer {
+    envelope(None, if api.services.status().not_ready.is_none() { "UP" } else { "DOWN" })
+}
+
+pub(super) fn server_state(api: &Api) -> Answer {
+    let mode = if api.services.status().standalone { "standalone" } else { "cluster" };
+    json_answer(&json!({
+        "version": NACOS_VERSION,
+        "startup_mode": mode,
+        "standalone_mode": mode,
+        "function_mode": null,
+        "server_port": api.port.to_string(),
+        "auth_enabled": "false",
+        "auth_system_type": "nacos",
+        "auth_admin_request": "false",
+        "login_page_enabled": "false",
+        "console_ui_enabled": "false",
+        "maxContent": api.content_bytes_max.to_string(),
+    }))
+}
+
+pub(super) async fn namespaces(api: &Api, call: Call) -> Answer {
+    let result = if call.method == Method::GET {
+        get(api, &call)
+    } else if call.method == Method::POST {
+        create(api, &call).await
+    } else if call.method == Method::PUT {
+        update(api, &call).await
+    } else if call.method == Method::DELETE {
+        delete(api, &call).await
+    } else {
+        Ok(wrong_method(api, &call, "GET, POST, PUT, DELETE"))
+    };
+    result.unwrap_or_else(|refused| *refused)
+}
+
+type Outcome = Result<Answer, Box<Answer>>;
+
+fn id(text: &str) -> Result<NamespaceId, Box<Answer>> {
+    names::namespace(text).map_err(|err| Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err))))
+}
+
+fn get(api: &Api, call: &Call) -> Outcome {
+    let (created, counts) = api.services.namespaces();
+    let count = |id: &str| counts.get(id).copied().unwrap_or_default();
+    let shown = |it: &Namespace| {
+        json!({
+            "namespace": it.id.as_str(),
+            "namespaceShowName": it.name,
+            "namespaceDesc": it.description,
+            "quota": QUOTA_SHOWN,
+            "configCount": count(it.id.as_str()),
+            "type": 1,
+        })
+    };
+    let public = json!({
+        "namespace": "public",
+        "namespaceShowName": "public",
+        "namespaceDesc": "Default Namespace",
+        "quota": QUOTA_SHOWN,
+        "configCount": count("public"),
+        "type": 0,
+    });
+    if call.params.get("checkNamespaceIdExist") == Some("true") {
+        let id = id(call.required("customNamespaceId")?)?;
+        let exists = id.is_public() || api.services.namespace(&id).is_some();
+        return Ok(json_answer(&exists));
+    }
+    if call.params.get("show") == Some("all") {
+        let id = id(call.required("namespaceId")?)?;
+        if id.is_public() {
+            return Ok(json_answer(&public));
+        }
+        return match api.services.namespace(&id) {
+            Some(namespace) => Ok(json_answer(&shown(&namespace))),
+            None => {
+                let why = format!("caused: namespaceId [ {id} ] not exist;");
+                Ok(plain(StatusCode::NOT_FOUND, why))
+            }
+        };
+    }
+    let mut all = vec![public];
+    all.extend(created.iter().map(shown));
+    Ok(envelope(None, all))
+}
+
+fn namespace(id: NamespaceId, name: &str, description: Option<&str>) -> Result<Namespace, Box<Answer>> {
+    let refused = |why: String| Err(Box::new(plain(StatusCode::BAD_REQUEST, why)));
+    if name.chars().any(|it| "@#$%^&*".contains(it)) {
+        return refused(
+            "Param 'namespaceShowName' is illegal, illegal characters should not appear in the param.\r\n".into(),
+        );
+    }
+    if name.chars().count() > NAMESPACE_NAME_MAX {
+        return refused(format!(
+            "Param 'namespaceShowName' is illegal, the param length should not exceed {NAMESPACE_NAME_MAX}.\r\n"
+        ));
+    }
+    Ok(Namespace { id, name: name.into(), description: description.unwrap_or_default().into() })
+}
+
+/// `true`, `false` for what is refused, an error for what failed.
+fn outcome(result: Result<Written, ServiceError>) -> Answer {
+    match result {
+        Ok(written) => with_revision(plain(StatusCode::OK, "true"), written.revision),
+        Err(ServiceError::Rejected(_)) => plain(StatusCode::OK, "false"),
+        Err(err @ (ServiceError::Unavailable(_) | ServiceError::OutcomeUnknown(_) | ServiceError::Internal(_))) => {
+            failure(&err)
+        }
+    }
+}
+
+async fn create(api: &Api, call: &Call) -> Outcome {
+    let Some(name) = call.params.filled("namespaceName") else {
+        return Ok(caused("Required parameter 'namespaceName' is not present."));
+    };
+    // An id that is left out is made from the time and what is there: unique in this cluster.
+    let made = format!("ns-{:x}-{:x}", call.now.0, api.services.namespaces().0.len());
+    let custom = call.params.filled("customNamespaceId").unwrap_or(&made);
+    let namespace = namespace(id(custom)?, name, call.params.get("namespaceDesc"))?;
+    Ok(outcome(api.services.create_namespace(namespace).await))
+}
+
+async fn update(api: &Api, call: &Call) -> Outcome {
+    let id = id(call.required("namespace")?)?;
+    let namespace = namespace(id, call.required("namespaceShowName")?, call.params.get("namespaceDesc"))?;
+    Ok(outcome(api.services.update_namespace(namespace).await))
+}
+
+async fn delete(api: &Api, call: &Call) -> Outcome {
+    let id = id(call.required("namespaceId")?)?;
+    Ok(outcome(api.services.delete_namespace(id).await))
+}

@@ -1,0 +1,174 @@
+//! Nacos over HTTP: requests in, service calls, answers out. Context path `/nacos`.
+mod answer;
+mod call;
+mod config;
+mod console;
+mod listener;
+mod params;
+mod search;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{Method, StatusCode, header},
+    response::IntoResponse,
+    routing::{any, get},
+};
+use tokio::sync::watch;
+
+use self::{
+    answer::{Answer, caused, plain, spring},
+    call::Call,
+};
+use crate::{metrics::Metrics, service::Services};
+
+/// The level of the protocol that is spoken here, as clients may ask for it.
+const NACOS_VERSION: &str = "3.0.3";
+
+/// What the handlers share.
+pub struct Api {
+    /// What they translate to.
+    pub services: Arc<Services>,
+    /// What they count.
+    pub metrics: Metrics,
+    /// The largest content, in bytes.
+    pub content_bytes_max: usize,
+    /// The port that is served, for what names it.
+    pub port: u16,
+    /// Becomes `true` when the server stops: polls that wait are answered.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    /// Resolves when the server stops.
+    async fn stopping(&self) {
+        let mut stopping = self.stopping.clone();
+        if stopping.wait_for(|it| *it).await.is_err() {
+            // Nobody is left who could say so: it never stops.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// All routes. Every answer has a sentence for a person in it when it is not what was asked for.
+pub fn router(api: Arc<Api>) -> Router {
+    let v1 = Router::new()
+        .route("/cs/configs", any(configs))
+        .route("/cs/configs/catalog", any(catalog))
+        .route("/cs/configs/listener", any(listener))
+        .route("/cs/listener", any(subscribers))
+        .route("/cs/health", get(|State(api): State<Arc<Api>>| async move { console::health(&api) }))
+        .route("/ns/operator/metrics", get(|| async { plain(StatusCode::OK, "{\"status\":\"UP\"}") }))
+        .route("/console/health/liveness", get(|| async { plain(StatusCode::OK, "OK") }))
+        .route(
+            "/console/health/readiness",
+            get(|State(api): State<Arc<Api>>| async move { console::readiness_v1(&api) }),
+        )
+        .route("/console/server/state", get(|State(api): State<Arc<Api>>| async move { console::server_state(&api) }))
+        .route("/console/namespaces", any(namespaces))
+        .route("/core/cluster/health", get(|State(api): State<Arc<Api>>| async move { console::cluster_health(&api) }));
+    let liveness = || get(|| async { console::result_ok() });
+    let readiness = || get(|State(api): State<Arc<Api>>| async move { console::readiness(&api) });
+    let nacos = Router::new()
+        .nest("/v1", v1)
+        .route("/v2/console/health/liveness", liveness())
+        .route("/v2/console/health/readiness", readiness())
+        .route("/v3/admin/core/state/liveness", liveness())
+        .route("/v3/admin/core/state/readiness", readiness())
+        .fallback(unknown)
+        .with_state(api);
+    Router::new().nest("/nacos", nacos)
+}
+
+async fn configs(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    let call = match Call::read(&api, request).await {
+        Ok(call) => call,
+        Err(answer) => return answer,
+    };
+    if call.method == Method::GET || call.method == Method::HEAD {
+        match call.params.get("search") {
+            Some("accurate") => return search::search(&api, &call, false).await,
+            Some("blur") => return search::search(&api, &call, true).await,
+            Some(_) | None => {}
+        }
+        if ["export", "exportV2"].iter().any(|it| call.params.get(it) == Some("true")) {
+            return not_yet("export");
+        }
+        match (call.params.get("show"), call.params.get("beta")) {
+            (Some("all"), _) => config::show_all(&api, &call).await,
+            (_, Some("true")) => config::query_beta(&api, &call).await,
+            (_, _) => config::query(&api, &call).await,
+        }
+    } else if call.method == Method::POST {
+        if ["import", "clone"].iter().any(|it| call.params.get(it) == Some("true")) {
+            return not_yet("import and clone");
+        }
+        config::publish(&api, call).await
+    } else if call.method == Method::DELETE {
+        match (call.params.get("delType"), call.params.get("beta")) {
+            (Some("ids"), _) => config::remove_ids(&api, &call).await,
+            (_, Some("true")) => config::stop_beta(&api, &call).await,
+            (_, _) => config::remove(&api, &call).await,
+        }
+    } else {
+        wrong_method(&api, &call, "DELETE, POST, GET")
+    }
+}
+
+async fn catalog(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    match Call::read(&api, request).await {
+        Ok(call) if call.method == Method::GET => config::catalog(&api, &call).await,
+        Ok(call) => wrong_method(&api, &call, "GET"),
+        Err(answer) => answer,
+    }
+}
+
+async fn listener(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    match Call::read(&api, request).await {
+        Ok(call) if call.method == Method::POST => match listener::prepare(call) {
+            Ok(poll) => listener::answer(&api, poll).await,
+            Err(answer) => *answer,
+        },
+        Ok(call) if call.method == Method::GET => listener::subscribers_of_key(&api, &call),
+        Ok(call) => wrong_method(&api, &call, "POST, GET"),
+        Err(answer) => answer,
+    }
+}
+
+async fn subscribers(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    match Call::read(&api, request).await {
+        Ok(call) if call.method == Method::GET => listener::subscribers_by_ip(&api, &call),
+        Ok(call) => wrong_method(&api, &call, "GET"),
+        Err(answer) => answer,
+    }
+}
+
+async fn namespaces(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    match Call::read(&api, request).await {
+        Ok(call) => console::namespaces(&api, call).await,
+        Err(answer) => answer,
+    }
+}
+
+fn wrong_method(api: &Api, call: &Call, allowed: &'static str) -> Answer {
+    let message = format!("Method '{}' is not supported.", call.method);
+    let mut answer = spring(StatusCode::METHOD_NOT_ALLOWED, api.services.now(), &message, &call.path);
+    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
+    answer
+}
+
+async fn unknown(State(api): State<Arc<Api>>, request: Request) -> impl IntoResponse {
+    // The prefix that was nested away is part of the path that the client knows.
+    let path = format!("/nacos{}", request.uri().path());
+    let message = format!("No endpoint {} {path}.", request.method());
+    spring(StatusCode::NOT_FOUND, api.services.now(), &message, &path)
+}
+
+/// Real Nacos serves it; this server does not yet, and must not act as if it had.
+fn not_yet(what: &str) -> Answer {
+    let mut answer = caused(&format!("{what} is not served by this version of Coracle"));
+    *answer.status_mut() = StatusCode::NOT_IMPLEMENTED;
+    answer
+}

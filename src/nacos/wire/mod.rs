@@ -1,0 +1,2 @@
+//! Encodings, without behaviour.
+pub mod listening;

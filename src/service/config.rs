@@ -1,0 +1,253 @@
+//! Publish, remove, read and search configurations.
+use std::sync::Arc;
+
+use super::{ServiceError, Services};
+use crate::{
+    state_machine::{ClientLabels, visible},
+    types::{Command, ConfigKey, ConfigRecord, Consistency, Head, NamespaceId, Publication, Reply, Revision, Variant},
+};
+
+/// What was read, and the revision that the node had applied by then.
+#[derive(Debug, Clone)]
+pub struct Read<T> {
+    /// What was read.
+    pub value: T,
+    /// At least as new as this.
+    pub revision: Revision,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The entry that decided.
+    pub revision: Revision,
+    /// Whether there was anything to change.
+    pub changed: bool,
+}
+
+/// The version that a client sees.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Which one.
+    pub variant: Variant,
+    /// What it says.
+    pub record: Arc<ConfigRecord>,
+}
+
+/// Which configurations to list. What is empty or `None` matches everything.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// The namespace.
+    pub namespace: Option<NamespaceId>,
+    /// The group, a pattern (see `blur`) or exactly.
+    pub group: String,
+    /// The data id, likewise.
+    pub data_id: String,
+    /// Whether group and data id are patterns: `*` any text, `_` any character (SQL `LIKE`, as in Nacos).
+    pub blur: bool,
+    /// The application.
+    pub app_name: String,
+    /// At least one of these tags.
+    pub tags: Vec<String>,
+    /// One of these types.
+    pub types: Vec<String>,
+}
+
+/// A page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// How many there are on all pages.
+    pub total: usize,
+    /// What is on this page.
+    pub items: Vec<T>,
+}
+
+/// A configuration in a listing.
+pub type Listed = (ConfigKey, Arc<ConfigRecord>);
+
+impl Services {
+    /// Publishes one version.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; `Rejected` when the precondition does not hold.
+    pub async fn publish(&self, publication: Publication) -> Result<Written, ServiceError> {
+        written(self.propose(Command::PublishConfig(Box::new(publication))).await?)
+    }
+
+    /// Takes one version away; not an error when there is none.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn remove(&self, key: ConfigKey, variant: Variant) -> Result<Written, ServiceError> {
+        written(self.propose(Command::RemoveConfig { key, variant }).await?)
+    }
+
+    /// The version of a configuration that this client sees.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`] when the read cannot be as new as asked; `Internal` when the state cannot be read.
+    pub async fn get(
+        &self,
+        key: &ConfigKey,
+        client: &ClientLabels,
+        consistency: Consistency,
+    ) -> Result<Read<Option<Found>>, ServiceError> {
+        self.read_barrier(consistency).await?;
+        self.metrics.reads.inc();
+        let seen = self.state.versions(key).and_then(|versions| visible(&versions, client));
+        let value = match seen {
+            Some(seen) => {
+                let record = self.state.record(key, &seen.variant)?;
+                record.map(|record| Found { variant: seen.variant, record })
+            }
+            None => None,
+        };
+        Ok(Read { value, revision: self.state.revision() })
+    }
+
+    /// One version of a configuration, whoever asks.
+    ///
+    /// # Errors
+    /// As [`Services::get`].
+    pub async fn get_variant(
+        &self,
+        key: &ConfigKey,
+        variant: &Variant,
+        consistency: Consistency,
+    ) -> Result<Read<Option<Arc<ConfigRecord>>>, ServiceError> {
+        self.read_barrier(consistency).await?;
+        self.metrics.reads.inc();
+        let value = self.state.record(key, variant)?;
+        Ok(Read { value, revision: self.state.revision() })
+    }
+
+    async fn read_barrier(&self, consistency: Consistency) -> Result<(), ServiceError> {
+        match consistency {
+            // What this node has applied: nothing to wait for.
+            Consistency::Local => {}
+            Consistency::AtLeast(_) | Consistency::Linearizable => {
+                self.replicator.read_barrier(consistency).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Formal versions that match, oldest first; `skip` of them are left out, at most `take` returned.
+    ///
+    /// # Errors
+    /// [`ServiceError::Internal`] when the state cannot be read.
+    pub async fn search(&self, filter: Filter, skip: usize, take: usize) -> Result<Page<Listed>, ServiceError> {
+        let state = self.state.clone();
+        let search = move || -> Result<Page<Listed>, ServiceError> {
+            let mut heads = state.list(&|key| filter.wants(key));
+            heads.sort_by_key(|(_, head)| head.created);
+            let load = |(key, _): &(ConfigKey, Head)| -> Result<Option<Listed>, ServiceError> {
+                Ok(state.record(key, &Variant::Formal)?.map(|record| (key.clone(), record)))
+            };
+            if filter.needs_records() {
+                let mut matching = Vec::new();
+                for head in &heads {
+                    matching.extend(load(head)?.filter(|(_, record)| filter.wants_record(record)));
+                }
+                let total = matching.len();
+                return Ok(Page { total, items: matching.into_iter().skip(skip).take(take).collect() });
+            }
+            let mut items = Vec::new();
+            for head in heads.iter().skip(skip).take(take) {
+                items.extend(load(head)?);
+            }
+            Ok(Page { total: heads.len(), items })
+        };
+        // A listing may read the disk.
+        tokio::task::spawn_blocking(search).await.map_err(|err| ServiceError::Internal(err.to_string()))?
+    }
+
+    /// The keys of formal versions with these ids (the revisions that created them); unknown ids are left out.
+    pub fn keys_of(&self, ids: &[u64]) -> Vec<ConfigKey> {
+        let all = self.state.list(&|_| true);
+        all.into_iter().filter(|(_, head)| ids.contains(&head.created.0)).map(|(key, _)| key).collect()
+    }
+}
+
+pub(super) fn written(reply: Reply) -> Result<Written, ServiceError> {
+    match reply {
+        Reply::Applied(revision) => Ok(Written { revision, changed: true }),
+        Reply::Unchanged(revision) => Ok(Written { revision, changed: false }),
+        Reply::Rejected(rejection) => Err(ServiceError::Rejected(rejection)),
+    }
+}
+
+impl Filter {
+    fn wants(&self, key: &ConfigKey) -> bool {
+        let text = |pattern: &str, text: &str| {
+            pattern.is_empty() || if self.blur { like(pattern, text) } else { pattern == text }
+        };
+        self.namespace.as_ref().is_none_or(|it| it.as_str() == key.namespace())
+            && text(&self.group, key.group())
+            && text(&self.data_id, key.data_id())
+    }
+
+    fn needs_records(&self) -> bool {
+        !(self.app_name.is_empty() && self.tags.is_empty() && self.types.is_empty())
+    }
+
+    fn wants_record(&self, record: &ConfigRecord) -> bool {
+        let attributes = &record.attributes;
+        let tags = attributes.config_tags.as_deref().unwrap_or_default();
+        let has_tag = |wanted: &String| tags.split(',').any(|tag| tag.trim() == wanted);
+        (self.app_name.is_empty() || attributes.app_name.as_deref() == Some(&*self.app_name))
+            && (self.tags.is_empty() || self.tags.iter().any(has_tag))
+            && (self.types.is_empty() || self.types.iter().any(|it| it == attributes.content_type.as_str()))
+    }
+}
+
+/// `*` and `%` stand for any text, `_` for any one character. Names are ASCII.
+fn like(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    // Where to go on if the last star has to swallow one more character.
+    let mut star = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*' | b'%') => {
+                star = Some((p + 1, t));
+                p += 1;
+            }
+            Some(it) if *it == b'_' || *it == text[t] => (p, t) = (p + 1, t + 1),
+            Some(_) | None => match star {
+                Some((after, at)) => {
+                    star = Some((after, at + 1));
+                    (p, t) = (after, at + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|it| *it == b'*' || *it == b'%')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_in_sql() {
+        let cases = [
+            ("*", "", true),
+            ("*", "abc", true),
+            ("a*", "abc", true),
+            ("*c", "abc", true),
+            ("a*c", "abbc", true),
+            ("a*b*c", "aXbYbZc", true),
+            ("a_c", "abc", true),
+            ("a_c", "ac", false),
+            ("t-", "t-xml", false),
+            ("", "a", false),
+            ("a**", "a", true),
+            ("*a", "b", false),
+        ];
+        for (pattern, text, expected) in cases {
+            assert_eq!(like(pattern, text), expected, "{pattern:?} {text:?}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Waiting until a configuration is not what a client believes it to be.
+use std::{future::Future, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::Services;
+use crate::{
+    state_machine::{ClientLabels, visible},
+    types::{ConfigKey, Digest},
+};
+
+/// What a client believes about one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interest {
+    /// The key.
+    pub key: ConfigKey,
+    /// What the client has.
+    pub seen: Seen,
+}
+
+/// What a client has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing: it believes that there is nothing.
+    Absent,
+    /// A content of this digest.
+    Digest(Digest),
+    /// Something that no content has for a digest: it is always told.
+    Unrecognized,
+}
+
+impl Services {
+    /// The places in `interests` whose content is not what the client has seen; empty when nothing changes within
+    /// `wait`, or when `stopping` resolves.
+    pub async fn wait_for_change(
+        &self,
+        interests: &[Interest],
+        client: &ClientLabels,
+        wait: Duration,
+        stopping: impl Future<Output = ()>,
+    ) -> Vec<usize> {
+        // Most polls are of keys that changed, or find nothing new to wait for long: one look before registering saves
+        // the registration, and loses nothing, since the look that counts comes after it.
+        let stale = self.stale(interests, client);
+        if !stale.is_empty() {
+            return stale;
+        }
+        let deadline = Instant::now() + wait;
+        // Register first, compare second: a change between the two then marks the watcher.
+        let mut watcher = self.hub.watch(interests.iter().map(|interest| interest.key.clone()));
+        let mut stopping = std::pin::pin!(stopping);
+        loop {
+            let stale = self.stale(interests, client);
+            if !stale.is_empty() {
+                self.metrics.pushes.inc();
+                return stale;
+            }
+            // A mark may be spurious (A, B, A): compare again.
+            tokio::select! {
+                changed = timeout_at(deadline, watcher.changed()) => {
+                    if changed.is_err() {
+                        return Vec::new();
+                    }
+                }
+                () = &mut stopping => return Vec::new(),
+            }
+        }
+    }
+
+    /// The places in `interests` whose content is not what the client has seen. Touches no disk.
+    pub fn stale(&self, interests: &[Interest], client: &ClientLabels) -> Vec<usize> {
+        let is_stale = |interest: &Interest| {
+            let current = self.state.versions(&interest.key).and_then(|versions| visible(&versions, client));
+            match (current, interest.seen) {
+                (None, Seen::Absent) => false,
+                (Some(current), Seen::Digest(seen)) => current.head.digest != seen,
+                (Some(_), Seen::Absent) | (None, Seen::Digest(_)) | (_, Seen::Unrecognized) => true,
+            }
+        };
+        interests.iter().enumerate().filter(|(_, interest)| is_stale(interest)).map(|(at, _)| at).collect()
+    }
+}

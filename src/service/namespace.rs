@@ -1,0 +1,53 @@
+//! Namespaces.
+use std::collections::BTreeMap;
+
+use super::{ServiceError, Services, Written, config};
+use crate::types::{Command, Namespace, NamespaceId, Reply};
+
+impl Services {
+    /// All namespaces that somebody created, and how many configurations there are in every namespace, created or not.
+    pub fn namespaces(&self) -> (Vec<Namespace>, BTreeMap<String, usize>) {
+        let mut counts = BTreeMap::new();
+        for (key, _) in self.state.list(&|_| true) {
+            match counts.get_mut(key.namespace()) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(key.namespace().to_owned(), 1)),
+            }
+        }
+        (self.state.namespaces(), counts)
+    }
+
+    /// One namespace that somebody created.
+    pub fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {
+        self.state.namespace(id)
+    }
+
+    /// Creates a namespace.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; `Rejected` when there is one of that id.
+    pub async fn create_namespace(&self, namespace: Namespace) -> Result<Written, ServiceError> {
+        self.change_namespace(Command::CreateNamespace(namespace)).await
+    }
+
+    /// Renames a namespace.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; `Rejected` when there is none of that id.
+    pub async fn update_namespace(&self, namespace: Namespace) -> Result<Written, ServiceError> {
+        self.change_namespace(Command::UpdateNamespace(namespace)).await
+    }
+
+    /// Takes a namespace away; its configurations stay.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; `Rejected` when there is none of that id.
+    pub async fn delete_namespace(&self, id: NamespaceId) -> Result<Written, ServiceError> {
+        self.change_namespace(Command::DeleteNamespace(id)).await
+    }
+
+    async fn change_namespace(&self, command: Command) -> Result<Written, ServiceError> {
+        let reply: Reply = self.propose(command).await?;
+        config::written(reply)
+    }
+}
