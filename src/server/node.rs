@@ -53,6 +53,26 @@ pub struct MemberOptions {
     pub election: (Duration, Duration),
 }
 
+impl MemberOptions {
+    /// The defaults for a node of this id.
+    ///
+    /// # Errors
+    /// A sentence, when the node is not among the members or its address cannot be listened on.
+    pub fn new(node: u64, members: BTreeMap<u64, String>) -> Result<Self, String> {
+        let Some(address) = members.get(&node) else {
+            return Err(format!("node {node} is not in --members; it lists all nodes, this one too"));
+        };
+        // A name is resolved once, here; behind a mapping, --member-listen says where to listen instead.
+        let listen = std::net::ToSocketAddrs::to_socket_addrs(address)
+            .ok()
+            .and_then(|mut it| it.next())
+            .ok_or_else(|| format!("the address of node {node} in --members, {address:?}, cannot be resolved"))?;
+        let defaults = raft::Options::new(node);
+        let election = (defaults.election_min, defaults.election_max);
+        Ok(Self { node, listen, members, join: false, heartbeat: defaults.heartbeat, election })
+    }
+}
+
 /// Everything below the protocols.
 pub(super) struct Node {
     pub(super) replicator: Arc<dyn Replicator>,

@@ -5,7 +5,12 @@
 pub mod codec;
 mod index;
 mod keys;
+pub mod log;
 pub mod memory;
+pub mod memory_log;
+mod segment;
+mod snapshot;
+pub mod state;
 
 use std::{
     error::Error,

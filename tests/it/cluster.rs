@@ -2,7 +2,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use coracle::{
-    replication::{Administration, AdministrationError, Member, Replicator, Role, SnapshotPolicy},
+    replication::{Administration, AdministrationError, Member, Role, SnapshotPolicy},
     types::{Consistency, Revision},
 };
 use tokio::time::{Instant, timeout};

@@ -1,0 +1,196 @@
+//! Opening a log: reading every record, cutting off a torn end, refusing damage.
+use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, sync::atomic::AtomicBool};
+
+use super::{
+    FIRST_SEGMENT_BYTES, LogOptions, Stored,
+    index::{Index, Slot},
+};
+use crate::storage::{
+    LogState, StorageError,
+    segment::{
+        Blank, Directory, EXTENSION, HEADER_BYTES, Header, Segment, UNFINISHED, damaged,
+        record::{self, ALIGNMENT, Found, HEAD_BYTES, Head, Record},
+    },
+};
+
+/// A later batch found behind damage has a number at most this much higher: a segment holds no more.
+const BATCHES_AHEAD_MAX: u64 = 1 << 32;
+
+/// A log as it was found.
+pub(super) struct Recovered {
+    pub(super) stored: Stored,
+    pub(super) active: Arc<Segment>,
+    /// The identity of the log.
+    pub(super) log: u64,
+    /// Where the next batch goes.
+    pub(super) offset: u64,
+    /// The last whole batch.
+    pub(super) batch: u64,
+}
+
+pub(super) fn recover(directory: &Directory, options: &LogOptions) -> Result<Recovered, StorageError> {
+    let shown = directory.path().display();
+    let failed = |err: io::Error| StorageError::caused(format!("read the log folder {shown}"), err);
+    let paths = segment_paths(directory).map_err(failed)?;
+    let Some((&first, _)) = paths.first_key_value() else { return create(directory, options) };
+    let mut segments = BTreeMap::new();
+    let mut scan: Option<Scan> = None;
+    let count = paths.len();
+    for (at, (sequence, path)) in paths.into_iter().enumerate() {
+        let expected = first + at as u64;
+        if sequence != expected {
+            return Err(damaged(&path, 0, &format!("segment {expected:016x} before it is missing")));
+        }
+        let (segment, header) = Segment::open(path, sequence)?;
+        let scan = scan.get_or_insert_with(|| Scan::new(&header));
+        scan.check_header(&segment, &header)?;
+        scan.read(&segment, at + 1 == count)?;
+        segments.insert(sequence, Arc::new(segment));
+    }
+    let (Some(scan), Some(active)) = (scan, segments.values().next_back().cloned()) else {
+        return Err(StorageError::new(format!("the log folder {shown} is empty")));
+    };
+    if !scan.index.is_complete() {
+        return Err(damaged(&active.path, 0, "entries are missing before the first one that is there"));
+    }
+    let stored = Stored { index: scan.index, segments };
+    Ok(Recovered { stored, active, log: scan.log, offset: scan.offset, batch: scan.batch })
+}
+
+/// Segments by their numbers. Unfinished files are deleted.
+fn segment_paths(directory: &Directory) -> io::Result<BTreeMap<u64, PathBuf>> {
+    let mut paths = BTreeMap::new();
+    for entry in fs::read_dir(directory.path())? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|it| it.to_str());
+        if extension == Some(UNFINISHED) {
+            fs::remove_file(&path)?;
+            continue;
+        }
+        let number = path.file_stem().and_then(|it| it.to_str()).and_then(|it| u64::from_str_radix(it, 16).ok());
+        if let (Some(EXTENSION), Some(number)) = (extension, number) {
+            paths.insert(number, path);
+        }
+    }
+    Ok(paths)
+}
+
+fn create(directory: &Directory, options: &LogOptions) -> Result<Recovered, StorageError> {
+    use std::hash::{BuildHasher, RandomState};
+    let failed = |err: io::Error| {
+        StorageError::caused(format!("make a log in {}; is the disk full?", directory.path().display()), err)
+    };
+    let log = RandomState::new().hash_one(std::process::id());
+    let bytes = FIRST_SEGMENT_BYTES.min(options.segment_bytes).max(2 * HEADER_BYTES);
+    let path = directory.path().join(format!("first.{UNFINISHED}"));
+    let blank = Blank::create(path, bytes, &AtomicBool::new(false)).map_err(failed)?;
+    let blank = blank.ok_or_else(|| failed(io::ErrorKind::Interrupted.into()))?;
+    let header = Header { log, sequence: 1, bytes, batch: 0, state: LogState::default() };
+    let active = Arc::new(blank.into_segment(directory, &header).map_err(failed)?);
+    let stored = Stored { index: Index::new(header.state), segments: BTreeMap::from([(1, active.clone())]) };
+    Ok(Recovered { stored, active, log, offset: HEADER_BYTES, batch: 0 })
+}
+
+/// Where reading stands.
+struct Scan {
+    log: u64,
+    index: Index,
+    /// The last whole batch.
+    batch: u64,
+    /// Behind the last whole batch.
+    offset: u64,
+}
+
+impl Scan {
+    fn new(first: &Header) -> Self {
+        Self { log: first.log, index: Index::new(first.state), batch: first.batch, offset: HEADER_BYTES }
+    }
+
+    fn check_header(&mut self, segment: &Segment, header: &Header) -> Result<(), StorageError> {
+        if header.log != self.log {
+            return Err(damaged(&segment.path, 0, "it belongs to another log"));
+        }
+        if header.batch != self.batch || header.state != self.index.state {
+            return Err(damaged(&segment.path, 0, "the end of the segment before it is missing"));
+        }
+        self.offset = HEADER_BYTES;
+        Ok(())
+    }
+
+    /// Reads a segment to its end.
+    fn read(&mut self, segment: &Segment, last: bool) -> Result<(), StorageError> {
+        let failed = |err: io::Error| StorageError::caused(format!("read {}", segment.path.display()), err);
+        let mut bytes = vec![0; segment.bytes as usize];
+        segment.read(0, &mut bytes).map_err(failed)?;
+        let mut at = HEADER_BYTES as usize;
+        // Records of the batch that is not whole yet.
+        let mut open: Vec<(Record, Slot)> = Vec::new();
+        let trouble = loop {
+            match at_place(&bytes, at, segment.seed) {
+                Found::Record(head) if head.batch == self.batch + 1 => {
+                    open.push((head.record, Slot::new(segment.sequence, at as u64, head.payload_bytes)));
+                    at += record::size(head.payload_bytes);
+                    if head.closes_batch {
+                        self.close(segment, &mut open, at as u64)?;
+                    }
+                }
+                Found::Record(_) => break Some("a record is not of the batch that must follow"),
+                Found::Unreadable(why) => return Err(damaged(&segment.path, at as u64, why)),
+                Found::Bad(why) => break Some(why),
+                Found::End if open.is_empty() && is_zero(&bytes[at..]) => break None,
+                Found::End => break Some("there are zeros where a record must be"),
+            }
+        };
+        let Some(why) = trouble else { return Ok(()) };
+        let batch = self.batch + 1;
+        if !last || later_batch(&bytes, at, segment.seed, batch) {
+            return Err(damaged(&segment.path, at as u64, why));
+        }
+        // Never acknowledged: nothing was written after it.
+        tracing::info!(
+            path = %segment.path.display(),
+            offset = self.offset,
+            "cut off the torn end of the log: a write that nobody was answered"
+        );
+        let end = bytes.iter().rposition(|it| *it != 0).map_or(self.offset, |it| it as u64 + 1);
+        let zeros = vec![0; end.saturating_sub(self.offset) as usize];
+        segment.write(self.offset, &zeros).map_err(failed)
+    }
+
+    fn close(&mut self, segment: &Segment, open: &mut Vec<(Record, Slot)>, end: u64) -> Result<(), StorageError> {
+        for (record, slot) in open.drain(..) {
+            self.index.apply(record, slot).map_err(|why| damaged(&segment.path, slot.offset(), &why))?;
+        }
+        self.batch += 1;
+        self.offset = end;
+        Ok(())
+    }
+}
+
+fn at_place(bytes: &[u8], at: usize, seed: u32) -> Found {
+    let Some(head) = bytes.get(at..at + HEAD_BYTES) else { return Found::End };
+    if is_zero(head) {
+        return Found::End;
+    }
+    let Ok(head): Result<&[u8; HEAD_BYTES], _> = head.try_into() else { return Found::End };
+    let payload = at + HEAD_BYTES;
+    match payload.checked_add(record::claimed_payload_bytes(head)).and_then(|end| bytes.get(payload..end)) {
+        Some(payload) => record::decode(head, payload, seed),
+        None => Found::Bad("it claims to be longer than the segment"),
+    }
+}
+
+/// Whether a valid record of a later batch stands anywhere behind: then what is damaged was durable.
+fn later_batch(bytes: &[u8], from: usize, seed: u32, batch: u64) -> bool {
+    (from..bytes.len()).step_by(ALIGNMENT).any(|at| {
+        let head: Option<&[u8; HEAD_BYTES]> = bytes.get(at..at + HEAD_BYTES).and_then(|it| it.try_into().ok());
+        let plausible = head.is_some_and(|head| {
+            (batch + 1..batch.saturating_add(BATCHES_AHEAD_MAX)).contains(&record::claimed_batch(head))
+        });
+        plausible && matches!(at_place(bytes, at, seed), Found::Record(Head { batch: found, .. }) if found > batch)
+    })
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|it| *it == 0)
+}
