@@ -267,12 +267,11 @@ impl LogStore for SegmentLog {
             // Entries are durable before they leave the tail: what is not there any more is in a segment. Meanwhile more
             // may leave it, so look again.
             while next < tail_start {
-                // None: purged a moment ago.
-                let Some(entry) = self.read_stored(next)? else { return Ok(entries) };
-                if !take(entry) {
-                    return Ok(entries);
+                match self.read_stored(next)? {
+                    Some(entry) if !take(entry.clone()) => return Ok(entries),
+                    // None: before the first entry of this log, or purged a moment ago.
+                    Some(_) | None => next += 1,
                 }
-                next += 1;
             }
         }
     }

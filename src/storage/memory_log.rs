@@ -1,4 +1,4 @@
-//! A log in memory.
+//! A log in memory: for tests, and what the log on disk is compared with.
 use std::{
     collections::BTreeMap,
     io,
@@ -6,7 +6,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Durable, LogEntry, LogState, LogStore, Vote};
+use super::{
+    Durable, LogEntry, LogState, LogStore, Vote,
+    segment::record::{Kind, Record},
+};
 use crate::types::LogId;
 
 /// A log that is gone when it is dropped.
@@ -17,6 +20,17 @@ pub struct MemoryLog(Mutex<Inner>);
 struct Inner {
     state: LogState,
     entries: BTreeMap<u64, LogEntry>,
+}
+
+impl Inner {
+    /// Changes the state, and lets go of the entries that do not count any more.
+    fn advance(&mut self, record: Record) {
+        let changed = record.advance(&mut self.state);
+        assert!(changed.is_ok(), "only entries can be refused");
+        let first = self.state.purged.map_or(0, |it| it.index + 1);
+        let end = self.state.last.map_or(0, |it| it.index + 1);
+        self.entries.retain(|index, _| (first..end).contains(index));
+    }
 }
 
 impl MemoryLog {
@@ -37,38 +51,33 @@ impl LogStore for MemoryLog {
         {
             let mut inner = self.lock();
             for entry in entries {
-                if let Some(last) = inner.state.last {
-                    assert_eq!(last.index + 1, entry.id.index, "a gap");
-                }
-                inner.state.last = Some(entry.id);
+                let followed = Record::new(Kind::of(&entry.payload), entry.id).advance(&mut inner.state);
+                assert!(followed.is_ok(), "entry {} leaves a gap in the log", entry.id);
                 inner.entries.insert(entry.id.index, entry);
             }
         }
         durable(Ok(()));
     }
+
     fn save_vote(&self, vote: Vote, durable: Durable) {
         self.lock().state.vote = Some(vote);
         durable(Ok(()));
     }
+
     fn save_committed(&self, committed: LogId) {
         self.lock().state.committed = Some(committed);
     }
+
     fn truncate_after(&self, last: Option<LogId>) {
         let mut inner = self.lock();
-        match last {
-            Some(last) => drop(inner.entries.split_off(&(last.index + 1))),
-            None => inner.entries.clear(),
-        }
-        inner.state.last = last;
+        let record = Record::truncation(last, inner.state.purged);
+        inner.advance(record);
     }
+
     fn purge(&self, upto: LogId) {
-        let mut inner = self.lock();
-        inner.entries = inner.entries.split_off(&(upto.index + 1));
-        inner.state.purged = Some(upto);
-        if inner.state.last.is_none_or(|last| last.index < upto.index) {
-            inner.state.last = Some(upto);
-        }
+        self.lock().advance(Record::new(Kind::Purge, upto));
     }
+
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
         let mut bytes = 0;
         let inner = self.lock();

@@ -188,7 +188,17 @@ impl Cluster {
 pub(crate) fn open_stores(dir: &Path) -> (Arc<dyn LogStore>, Arc<dyn StateStore>) {
     let metrics = Metrics::new();
     let options = LogOptions { segment_bytes: 1 << 20, ..LogOptions::default() };
-    let log = SegmentLog::open(&dir.join("log"), options, metrics.clone()).unwrap();
+    // A node that was stopped a moment ago may hold its log still.
+    let started = tokio::time::Instant::now();
+    let log = loop {
+        match SegmentLog::open(&dir.join("log"), options, metrics.clone()) {
+            Ok(log) => break log,
+            Err(err) if started.elapsed() < PATIENCE && err.to_string().contains("in use") => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(err) => panic!("{err}"),
+        }
+    };
     let state = SledState::open(&dir.join("data"), StateOptions::default(), metrics).unwrap();
     (Arc::new(log), Arc::new(state))
 }

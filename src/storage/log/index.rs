@@ -44,6 +44,8 @@ impl Slot {
 pub(super) struct Index {
     /// The state after the last durable record.
     pub(super) state: LogState,
+    /// Whether nothing came before the first record that was read.
+    begins_empty: bool,
     /// The index of the first slot.
     first: u64,
     slots: VecDeque<Slot>,
@@ -52,7 +54,7 @@ pub(super) struct Index {
 impl Index {
     /// Before the first record after `state`. Entries that the state speaks of are not there.
     pub(super) fn new(state: LogState) -> Self {
-        Self { state, first: 0, slots: VecDeque::new() }
+        Self { state, begins_empty: state.last.is_none(), first: 0, slots: VecDeque::new() }
     }
 
     /// Takes note of a record that stands at `slot`.
@@ -98,8 +100,7 @@ impl Index {
         match (self.slots.is_empty(), self.state.purged) {
             (true, purged) => self.state.last == purged,
             (false, Some(purged)) => self.first == purged.index + 1,
-            // Where a log begins that was never purged is checked when its first entry is applied.
-            (false, None) => true,
+            (false, None) => self.begins_empty,
         }
     }
 }

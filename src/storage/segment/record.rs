@@ -14,8 +14,6 @@ use crate::{
 pub(in crate::storage) const HEAD_BYTES: usize = 41;
 /// Records begin at multiples of this, so that a search for them has fewer places to try.
 pub(in crate::storage) const ALIGNMENT: usize = 8;
-/// The index at which an empty log may begin at the latest: Raft begins with 0, a standalone node with 1.
-const FIRST_INDEX_MAX: u64 = 1;
 /// Set in the kind of the last record of a batch.
 const CLOSES_BATCH: u8 = 0x80;
 const CRC_BYTES: usize = 4;
@@ -131,7 +129,8 @@ impl Record {
             Kind::Blank | Kind::Proposal | Kind::Membership => {
                 let follows = match state.last {
                     Some(last) => last.index.checked_add(1) == Some(self.id.index),
-                    None => self.id.index <= FIRST_INDEX_MAX,
+                    // Raft begins with 0, a standalone node with 1.
+                    None => true,
                 };
                 if !follows {
                     let last = state.last.map_or_else(|| "nothing".into(), |it| it.to_string());
@@ -288,7 +287,7 @@ mod tests {
         let cases = [
             (state(None, None), entry(0), Some(state(None, Some(0)))),
             (state(None, None), entry(1), Some(state(None, Some(1)))),
-            (state(None, None), entry(2), None),
+            (state(None, None), entry(2), Some(state(None, Some(2)))),
             (state(None, Some(4)), entry(5), Some(state(None, Some(5)))),
             (state(None, Some(4)), entry(4), None),
             (state(None, Some(4)), entry(6), None),
