@@ -13,13 +13,26 @@
 //! state_machine                    (state, entry) → effects; pure
 //! types  clock  metrics            words, and the doors to the world
 //! ```
+pub mod types;
+
 pub mod clock;
 pub mod metrics;
-pub mod nacos;
-pub mod raft;
-pub mod replication;
-pub mod service;
+
 pub mod state_machine;
+
 pub mod storage;
-pub mod types;
 pub mod watch;
+
+pub mod replication;
+
+pub mod raft;
+
+pub mod service;
+
+mod admin;
+pub mod nacos;
+
+pub mod cli;
+pub mod client;
+pub mod server;
+pub mod settings;

@@ -93,10 +93,15 @@ struct TransferRequest {
     node: u64,
 }
 
-async fn add(State(admin): State<Admin>, request: Result<Json<AddRequest>, axum::extract::rejection::JsonRejection>) -> Response {
+async fn add(
+    State(admin): State<Admin>,
+    request: Result<Json<AddRequest>, axum::extract::rejection::JsonRejection>,
+) -> Response {
     let Json(AddRequest { node, member_address }) = match request {
         Ok(request) => request,
-        Err(err) => return failure(err.status(), &err.body_text(), r#"send {"node": 4, "memberAddress": "HOST:PORT"}"#),
+        Err(err) => {
+            return failure(err.status(), &err.body_text(), r#"send {"node": 4, "memberAddress": "HOST:PORT"}"#);
+        }
     };
     let member = Member { node, member_address, http_address: String::new() };
     match admin.services.administration() {
@@ -105,7 +110,10 @@ async fn add(State(admin): State<Admin>, request: Result<Json<AddRequest>, axum:
     }
 }
 
-async fn remove(State(admin): State<Admin>, node: Result<Path<u64>, axum::extract::rejection::PathRejection>) -> Response {
+async fn remove(
+    State(admin): State<Admin>,
+    node: Result<Path<u64>, axum::extract::rejection::PathRejection>,
+) -> Response {
     let Ok(Path(node)) = node else {
         return failure(StatusCode::BAD_REQUEST, "a node is named by a number", "see GET /coracle/v1/status");
     };
@@ -140,9 +148,7 @@ fn not_clustered() -> Response {
 fn outcome(result: Result<(), AdministrationError>) -> Response {
     match result {
         Ok(()) => Json(json!({ "done": true })).into_response(),
-        Err(AdministrationError::Refused(why)) => {
-            failure(StatusCode::CONFLICT, &why, "see `coracle cluster status`")
-        }
+        Err(AdministrationError::Refused(why)) => failure(StatusCode::CONFLICT, &why, "see `coracle cluster status`"),
         Err(AdministrationError::Unavailable(why)) => {
             failure(StatusCode::SERVICE_UNAVAILABLE, &why, "see `coracle cluster status`, then try again")
         }

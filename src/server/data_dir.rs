@@ -90,7 +90,8 @@ impl DataDir {
             }
             Err(TryLockError::Error(err)) => return Err(unusable("lock the data directory", err)),
         }
-        let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| write!(lock, "{}", std::process::id()));
+        let written =
+            lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| write!(lock, "{}", std::process::id()));
         written.map_err(|err| unusable("write to the data directory", err))?;
         let dir = Self { path: path.to_owned(), _lock: lock };
         dir.check_format()?;

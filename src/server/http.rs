@@ -30,7 +30,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut stopping: w
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stopping.wait_for(|it| *it) => break,
+            () = stopped(&mut stopping) => break,
         };
         match accepted {
             Ok((socket, peer)) => {
@@ -85,7 +85,7 @@ async fn connection(
     tokio::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        _ = stopping.wait_for(|it| *it) => {
+        () = stopped(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -94,4 +94,9 @@ async fn connection(
         // Clients hang up as they like.
         tracing::debug!(%peer, %err, "connection ended");
     }
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error: the server is gone, which is to have stopped.
+    drop(stopping.wait_for(|it| *it).await);
 }

@@ -8,8 +8,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpListener;
-
 use super::{
     StartError,
     data_dir::{DataDir, Identity, NodeMode},

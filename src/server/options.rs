@@ -82,7 +82,8 @@ fn mode(settings: &Settings, port: u16) -> Result<Mode, SettingsError> {
     match (standalone, node, settings.text("members")) {
         (true, None, None) if !join => Ok(Mode::Standalone),
         (true, _, _) => Err(SettingsError(
-            "standalone is for one node without others; leave out --node-id, --members and --join, or --standalone".into(),
+            "standalone is for one node without others; leave out --node-id, --members and --join, or --standalone"
+                .into(),
         )),
         (false, Some(0), _) => Err(settings.wrong("node-id", "1 or more")),
         (false, Some(node), Some(members)) => {
@@ -170,7 +171,10 @@ mod tests {
             (&[("node-id", "1"), ("members", "1")], "ID=HOST:PORT"),
             (&[("standalone", "true"), ("port", "65000")], "port + 1000"),
             (&[("standalone", "true"), ("max-content", "40m")], "1 to 32m"),
-            (&[("node-id", "1"), ("members", members), ("port", "18848"), ("election-min-ms", "100")], "at least twice"),
+            (
+                &[("node-id", "1"), ("members", members), ("port", "18848"), ("election-min-ms", "100")],
+                "at least twice",
+            ),
         ];
         for (flags, expected) in cases {
             let err = options(flags).unwrap_err();

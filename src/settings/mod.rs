@@ -145,17 +145,12 @@ impl Settings {
         for (name, value) in table {
             let Some(key) = KEYS.iter().find(|key| key.name == name) else {
                 let nearest = nearest(&name, KEYS.iter().map(|key| key.name.to_owned()));
-                return Err(SettingsError(format!(
-                    "{shown}: {name:?} is not a setting; did you mean {nearest:?}?"
-                )));
+                return Err(SettingsError(format!("{shown}: {name:?} is not a setting; did you mean {nearest:?}?")));
             };
             let text = match value {
                 toml::Value::String(text) => text,
                 toml::Value::Integer(_) | toml::Value::Boolean(_) => value.to_string(),
-                toml::Value::Float(_)
-                | toml::Value::Datetime(_)
-                | toml::Value::Array(_)
-                | toml::Value::Table(_) => {
+                toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
                     return Err(SettingsError(format!("{shown}: {name} must be a text, a number, true or false")));
                 }
             };
@@ -289,7 +284,8 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
-        for (text, expected) in [("1", Some(1)), ("2k", Some(2048)), ("10M", Some(10 << 20)), ("x", None), ("-1", None)] {
+        for (text, expected) in [("1", Some(1)), ("2k", Some(2048)), ("10M", Some(10 << 20)), ("x", None), ("-1", None)]
+        {
             let settings = Settings::load(pairs(&[("max-content", text)]), [], None).unwrap();
             assert_eq!(settings.bytes("max-content").ok().flatten(), expected, "{text}");
         }
