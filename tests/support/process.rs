@@ -100,6 +100,24 @@ impl Drop for Server {
     }
 }
 
+/// What a server said.
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(it, _)| it == name).map(|(_, value)| &**value)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
 /// One connection.
 pub struct Http {
     stream: TcpStream,
@@ -145,27 +163,46 @@ impl Http {
 
     /// Sends these bytes and reads one answer that has a Content-Length.
     pub fn exchange(&mut self, request: &[u8]) -> io::Result<(u16, Vec<u8>)> {
-        self.stream.write_all(request)?;
+        let answer = self.request(request)?;
+        Ok((answer.status, answer.body))
+    }
+
+    /// The same, with the headers.
+    pub fn request(&mut self, request: &[u8]) -> io::Result<Answer> {
+        self.send(request)?;
+        self.answer(request.starts_with(b"HEAD "))
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Reads one answer.
+    pub fn answer(&mut self, without_body: bool) -> io::Result<Answer> {
         let end_of_head = loop {
             if let Some(at) = self.buffer.windows(4).position(|it| it == b"\r\n\r\n") {
                 break at + 4;
             }
             self.fill()?;
         };
-        let head = String::from_utf8_lossy(&self.buffer[..end_of_head]).to_ascii_lowercase();
+        let head = String::from_utf8_lossy(&self.buffer[..end_of_head]).into_owned();
         let status = head.split(' ').nth(1).and_then(|it| it.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status in {head:?}")))?;
-        let length: usize = head
+        let headers: Vec<(String, String)> = head
             .lines()
-            .find_map(|line| line.strip_prefix("content-length:"))
-            .and_then(|it| it.trim().parse().ok())
-            .unwrap_or_default();
+            .skip(1)
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let length = headers.iter().find(|(name, _)| name == "content-length");
+        let length: usize = length.and_then(|(_, value)| value.parse().ok()).unwrap_or_default();
+        let length = if without_body { 0 } else { length };
         while self.buffer.len() < end_of_head + length {
             self.fill()?;
         }
         let body = self.buffer[end_of_head..end_of_head + length].to_vec();
         self.buffer.drain(..end_of_head + length);
-        Ok((status, body))
+        Ok(Answer { status, headers, body })
     }
 
     fn fill(&mut self) -> io::Result<()> {

@@ -58,7 +58,7 @@ impl Call {
         };
         let params = params.map_err(|BadParams(why)| caused(&why))?;
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|it| it.0);
-        let path = format!("/nacos{}", parts.uri.path());
+        let path = parts.uri.path().to_owned();
         Ok(Self { method: parts.method, path, headers: parts.headers, params, now: api.services.now(), peer })
     }
 

@@ -29,6 +29,8 @@ static TAG: HeaderName = HeaderName::from_static("tag");
 
 /// Nacos: `ParamUtils`. Bounds of what describes a configuration, in characters.
 const DESCRIPTION_MAX: usize = 128;
+/// Nacos answers `true` to a longer one and stores nothing: a column is too narrow.
+const APP_NAME_MAX: usize = 128;
 const USE_MAX: usize = 32;
 const SCHEMA_MAX: usize = 32_768;
 const CONFIG_TAGS_MAX: usize = 5;
@@ -97,8 +99,14 @@ fn publication(api: &Api, mut call: Call) -> Result<Publication, Refused> {
 }
 
 fn attributes(call: &mut Call) -> Result<Attributes, Refused> {
-    let bounds =
-        [("desc", DESCRIPTION_MAX), ("use", USE_MAX), ("effect", USE_MAX), ("type", USE_MAX), ("schema", SCHEMA_MAX)];
+    let bounds = [
+        ("appName", APP_NAME_MAX),
+        ("desc", DESCRIPTION_MAX),
+        ("use", USE_MAX),
+        ("effect", USE_MAX),
+        ("type", USE_MAX),
+        ("schema", SCHEMA_MAX),
+    ];
     for (name, max) in bounds {
         if call.params.get(name).is_some_and(|it| it.chars().count() > max) {
             return Err(refuse(&format!("too long {name}, over {max}")));

@@ -1,5 +1,5 @@
 //! Health, state and namespaces, as probes, consoles and old clients ask for them.
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
 use super::{
@@ -24,6 +24,13 @@ pub(super) fn health(api: &Api) -> Answer {
         None => plain(StatusCode::OK, "UP"),
         Some(why) => plain(StatusCode::OK, format!("DOWN:{why}")),
     }
+}
+
+/// Asked by clients that also discover services, at their start.
+pub(super) fn naming_metrics() -> Answer {
+    let mut answer = plain(StatusCode::OK, "{\"status\":\"UP\"}");
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 pub(super) fn readiness_v1(api: &Api) -> Answer {

@@ -54,32 +54,35 @@ impl Api {
 
 /// All routes. Every answer has a sentence for a person in it when it is not what was asked for.
 pub fn router(api: Arc<Api>) -> Router {
-    let v1 = Router::new()
-        .route("/cs/configs", any(configs))
-        .route("/cs/configs/catalog", any(catalog))
-        .route("/cs/configs/listener", any(listener))
-        .route("/cs/listener", any(subscribers))
-        .route("/cs/health", get(|State(api): State<Arc<Api>>| async move { console::health(&api) }))
-        .route("/ns/operator/metrics", get(|| async { plain(StatusCode::OK, "{\"status\":\"UP\"}") }))
-        .route("/console/health/liveness", get(|| async { plain(StatusCode::OK, "OK") }))
-        .route(
-            "/console/health/readiness",
-            get(|State(api): State<Arc<Api>>| async move { console::readiness_v1(&api) }),
-        )
-        .route("/console/server/state", get(|State(api): State<Arc<Api>>| async move { console::server_state(&api) }))
-        .route("/console/namespaces", any(namespaces))
-        .route("/core/cluster/health", get(|State(api): State<Arc<Api>>| async move { console::cluster_health(&api) }));
     let liveness = || get(|| async { console::result_ok() });
     let readiness = || get(|State(api): State<Arc<Api>>| async move { console::readiness(&api) });
-    let nacos = Router::new()
-        .nest("/v1", v1)
-        .route("/v2/console/health/liveness", liveness())
-        .route("/v2/console/health/readiness", readiness())
-        .route("/v3/admin/core/state/liveness", liveness())
-        .route("/v3/admin/core/state/readiness", readiness())
-        .fallback(unknown)
-        .with_state(api);
-    Router::new().nest("/nacos", nacos)
+    Router::new()
+        .route("/nacos/v1/cs/configs", any(configs))
+        .route("/nacos/v1/cs/configs/catalog", any(catalog))
+        .route("/nacos/v1/cs/configs/listener", any(listener))
+        .route("/nacos/v1/cs/listener", any(subscribers))
+        .route("/nacos/v1/cs/health", get(|State(api): State<Arc<Api>>| async move { console::health(&api) }))
+        .route("/nacos/v1/ns/operator/metrics", get(|| async { console::naming_metrics() }))
+        .route("/nacos/v1/console/health/liveness", get(|| async { plain(StatusCode::OK, "OK") }))
+        .route(
+            "/nacos/v1/console/health/readiness",
+            get(|State(api): State<Arc<Api>>| async move { console::readiness_v1(&api) }),
+        )
+        .route(
+            "/nacos/v1/console/server/state",
+            get(|State(api): State<Arc<Api>>| async move { console::server_state(&api) }),
+        )
+        .route("/nacos/v1/console/namespaces", any(namespaces))
+        .route(
+            "/nacos/v1/core/cluster/health",
+            get(|State(api): State<Arc<Api>>| async move { console::cluster_health(&api) }),
+        )
+        .route("/nacos/v2/console/health/liveness", liveness())
+        .route("/nacos/v2/console/health/readiness", readiness())
+        .route("/nacos/v3/admin/core/state/liveness", liveness())
+        .route("/nacos/v3/admin/core/state/readiness", readiness())
+        .route("/nacos/{*rest}", any(unknown))
+        .with_state(api)
 }
 
 async fn configs(State(api): State<Arc<Api>>, request: Request) -> Answer {
@@ -160,10 +163,9 @@ fn wrong_method(api: &Api, call: &Call, allowed: &'static str) -> Answer {
 }
 
 async fn unknown(State(api): State<Arc<Api>>, request: Request) -> impl IntoResponse {
-    // The prefix that was nested away is part of the path that the client knows.
-    let path = format!("/nacos{}", request.uri().path());
+    let path = request.uri().path();
     let message = format!("No endpoint {} {path}.", request.method());
-    spring(StatusCode::NOT_FOUND, api.services.now(), &message, &path)
+    spring(StatusCode::NOT_FOUND, api.services.now(), &message, path)
 }
 
 /// Real Nacos serves it; this server does not yet, and must not act as if it had.
