@@ -151,7 +151,12 @@ pub(super) async fn place_there(core: &Arc<Core>, leader: u64, address: &str, gr
         let mut client = core.peers.client(address, Lane::Clients)?;
         client.propose(request).await
     };
-    let outcomes = match timeout_at(deadline, sent).await {
+    // A leader that was cut off never answers; what comes after it must not wait for that.
+    let answered = tokio::select! {
+        answered = timeout_at(deadline, sent) => answered,
+        () = core.leader_changes_from(leader) => return give_up(group, "the leader changed meanwhile"),
+    };
+    let outcomes = match answered {
         Ok(Ok(reply)) => reply.into_inner().outcomes,
         Ok(Err(status)) if never_sent(&status) => return group,
         Ok(Err(status)) => return give_up(group, &format!("the leader did not answer: {}", status.message())),
