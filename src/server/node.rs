@@ -103,10 +103,13 @@ impl Node {
             Mode::Standalone => None,
             Mode::Member(member) => Some(super::bind(member.listen, "members", "--member-port").await?),
         };
+        let started = tokio::time::Instant::now();
         let log = SegmentLog::open(&data.log_dir(), LogOptions::default(), metrics.clone())
             .map_err(|err| StartError::caused("open the log", err))?;
+        tracing::debug!(after = ?started.elapsed(), "the log is open");
         let state = SledState::open(&data.state_dir(), StateOptions::default(), metrics.clone())
             .map_err(|err| StartError::caused("open the state", err))?;
+        tracing::debug!(after = ?started.elapsed(), "the state is open");
         let (log, state): (Arc<dyn LogStore>, Arc<dyn StateStore>) = (Arc::new(log), Arc::new(state));
         let hub = Arc::<Hub>::default();
         let applier = Applier::new(state.clone(), hub.clone(), metrics.clone());

@@ -46,7 +46,8 @@ const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 /// How a log is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct LogOptions {
-    /// Bytes of a segment. A larger entry gets a larger segment of its own.
+    /// Bytes of a segment. All of the last one is read at a start, so it is not larger than that takes a few
+    /// milliseconds. A larger entry gets a larger segment of its own.
     pub segment_bytes: u64,
     /// Payloads of the newest entries stay in memory up to this many bytes.
     pub cache_bytes: usize,
@@ -54,7 +55,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, cache_bytes: 4 << 20 }
+        Self { segment_bytes: 16 << 20, cache_bytes: 4 << 20 }
     }
 }
 

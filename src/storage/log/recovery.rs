@@ -16,6 +16,9 @@ use crate::storage::{
 /// A later batch found behind damage has a number at most this much higher: a segment holds no more.
 const BATCHES_AHEAD_MAX: u64 = 1 << 32;
 
+/// Segments are looked through in pieces of this size.
+const LOOK_BYTES: usize = 256 << 10;
+
 /// A log as it was found.
 pub(super) struct Recovered {
     pub(super) stored: Stored,
@@ -120,7 +123,8 @@ impl Scan {
     /// Reads a segment to its end.
     fn read(&mut self, segment: &Segment, last: bool) -> Result<(), StorageError> {
         let failed = |err: io::Error| StorageError::caused(format!("read {}", segment.path.display()), err);
-        let mut bytes = vec![0; segment.bytes as usize];
+        let used = used_bytes(segment).map_err(failed)?;
+        let mut bytes = vec![0; used as usize];
         segment.read(0, &mut bytes).map_err(failed)?;
         let mut at = HEADER_BYTES as usize;
         // Records of the batch that is not whole yet.
@@ -137,7 +141,7 @@ impl Scan {
                 Found::Record(_) => break Some("a record is not of the batch that must follow"),
                 Found::Unreadable(why) => return Err(damaged(&segment.path, at as u64, why)),
                 Found::Bad(why) => break Some(why),
-                Found::End if open.is_empty() && is_zero(&bytes[at..]) => break None,
+                Found::End if open.is_empty() && is_zero(bytes.get(at..).unwrap_or_default()) => break None,
                 Found::End => break Some("there are zeros where a record must be"),
             }
         };
@@ -167,8 +171,30 @@ impl Scan {
     }
 }
 
+/// Up to the last byte that is not zero, and room for one more head. The zeros behind it are read, to know that they are
+/// zeros, but not kept: most of a segment is zeros.
+fn used_bytes(segment: &Segment) -> io::Result<u64> {
+    let mut buffer = vec![0; LOOK_BYTES];
+    let (mut at, mut used) = (HEADER_BYTES, HEADER_BYTES);
+    while at < segment.bytes {
+        let piece = (segment.bytes - at).min(LOOK_BYTES as u64) as usize;
+        segment.read(at, &mut buffer[..piece])?;
+        // Without an early end the compiler does this in wide steps.
+        if buffer[..piece].iter().fold(0, |all, it| all | it) != 0
+            && let Some(last) = buffer[..piece].iter().rposition(|it| *it != 0)
+        {
+            used = at + last as u64 + 1;
+        }
+        at += piece as u64;
+    }
+    Ok((used + HEAD_BYTES as u64).next_multiple_of(ALIGNMENT as u64).min(segment.bytes))
+}
+
 fn at_place(bytes: &[u8], at: usize, seed: u32) -> Found {
-    let Some(head) = bytes.get(at..at + HEAD_BYTES) else { return Found::End };
+    let Some(head) = bytes.get(at..at + HEAD_BYTES) else {
+        let rest = bytes.get(at..).unwrap_or_default();
+        return if is_zero(rest) { Found::End } else { Found::Bad("a record is cut off") };
+    };
     if is_zero(head) {
         return Found::End;
     }
@@ -176,7 +202,7 @@ fn at_place(bytes: &[u8], at: usize, seed: u32) -> Found {
     let payload = at + HEAD_BYTES;
     match payload.checked_add(record::claimed_payload_bytes(head)).and_then(|end| bytes.get(payload..end)) {
         Some(payload) => record::decode(head, payload, seed),
-        None => Found::Bad("it claims to be longer than the segment"),
+        None => Found::Bad("it claims to be longer than what was written"),
     }
 }
 
