@@ -1,0 +1,255 @@
+//! Nacos HTTP v1 through real sockets: what clients send at their worst, and what they must be told and when.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/process.rs"]
+mod process;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use coracle::{
+    server::{Options, Server},
+    types::Content,
+};
+use process::Http;
+
+/// Runs blocking code against a server of its own.
+async fn with_server(test: impl FnOnce(u16) + Send + 'static) {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(Options::standalone(dir.path())).await.unwrap();
+    let port = server.http_address().port();
+    tokio::task::spawn_blocking(move || test(port)).await.unwrap();
+    server.stop().await;
+}
+
+fn listen(port: u16, lines: &str, timeout: &str) -> (u16, String, Duration) {
+    let started = Instant::now();
+    let body = format!("Listening-Configs={}", lines.replace('\u{1}', "%01").replace('\u{2}', "%02"));
+    let headers = format!("Long-Pulling-Timeout: {timeout}\r\n");
+    let answer = Http::connect(port).unwrap().post("/nacos/v1/cs/configs/listener", &headers, &body).unwrap();
+    (answer.0, String::from_utf8(answer.1).unwrap(), started.elapsed())
+}
+
+fn md5(text: &str) -> String {
+    Content::new(text).digest().to_string()
+}
+
+fn gauge(port: u16, name: &str) -> u64 {
+    let (_, body) = Http::connect(port).unwrap().get("/metrics").unwrap();
+    let text = String::from_utf8(body).unwrap();
+    let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn wait_for_watchers(port: u16, count: u64) {
+    let started = Instant::now();
+    while gauge(port, "coracle_listeners") != count {
+        assert!(started.elapsed() < Duration::from_secs(5), "{} watchers", gauge(port, "coracle_listeners"));
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_is_answered_within_milliseconds_of_a_change() {
+    with_server(|port| {
+        let mut http = Http::connect(port).unwrap();
+        http.publish("a", "1").unwrap();
+        for (publish, expected) in [(Some("2"), "a%02G%01\n"), (None, "a%02G%01\n")] {
+            let known = md5(if publish.is_some() { "1" } else { "2" });
+            let poll =
+                thread::spawn(move || listen(port, &format!("a\u{2}G\u{2}{known}\u{1}b\u{2}G\u{2}\u{1}"), "30000"));
+            wait_for_watchers(port, 1);
+            let changed = Instant::now();
+            match publish {
+                Some(text) => assert_eq!(http.publish("a", text).unwrap().0, 200),
+                None => {
+                    let delete = b"DELETE /nacos/v1/cs/configs?dataId=a&group=G HTTP/1.1\r\nHost: x\r\n\r\n";
+                    assert_eq!(http.exchange(delete).unwrap().0, 200);
+                }
+            }
+            let (status, body, _) = poll.join().unwrap();
+            assert_eq!((status, &*body), (200, expected));
+            assert!(changed.elapsed() < Duration::from_millis(500), "told after {:?}", changed.elapsed());
+            wait_for_watchers(port, 0);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_taken_back_and_equal_content_wake_nobody() {
+    with_server(|port| {
+        let mut http = Http::connect(port).unwrap();
+        http.publish("a", "1").unwrap();
+        let known = md5("1");
+        let poll = thread::spawn(move || listen(port, &format!("a\u{2}G\u{2}{known}\u{1}"), "10000"));
+        wait_for_watchers(port, 1);
+        http.publish("a", "1").unwrap();
+        thread::sleep(Duration::from_millis(300));
+        assert!(!poll.is_finished(), "equal content answered the poll");
+        let (status, body, took) = poll.join().unwrap();
+        assert_eq!((status, &*body), (200, ""), "an empty answer at the end");
+        assert!((9.5..11.0).contains(&took.as_secs_f64()), "held for {took:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_hangs_up_leaves_nothing_behind() {
+    with_server(|port| {
+        for _ in 0..20 {
+            let mut http = Http::connect(port).unwrap();
+            let body = "Listening-Configs=a%02G%02%01";
+            let head = "POST /nacos/v1/cs/configs/listener HTTP/1.1\r\nHost: x\r\nLong-Pulling-Timeout: 30000\r\n\
+                        Content-Type: application/x-www-form-urlencoded\r\n";
+            http.send(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+            wait_for_watchers(port, 1);
+            drop(http);
+            wait_for_watchers(port, 0);
+        }
+        assert_eq!(gauge(port, "coracle_watched_keys"), 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_thousand_keys_in_one_request() {
+    with_server(|port| {
+        let mut http = Http::connect(port).unwrap();
+        http.publish("k2999", "x").unwrap();
+        let known = |at: usize| if at == 2999 { md5("x") } else { String::new() };
+        let lines: String = (0..3000).map(|at| format!("k{at}\u{2}G\u{2}{}\u{2}\u{1}", known(at))).collect();
+        let again = lines.clone();
+        let poll = thread::spawn(move || listen(port, &again, "30000"));
+        wait_for_watchers(port, 1);
+        assert_eq!(gauge(port, "coracle_watched_keys"), 3000);
+        http.publish("k1500", "new").unwrap();
+        let (status, body, took) = poll.join().unwrap();
+        assert_eq!((status, &*body), (200, "k1500%02G%01\n"));
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        let (_, body, _) = listen(port, &lines, "30000");
+        assert_eq!(body, "k1500%02G%01\n", "at once, with what is stale");
+        let too_many: String = (0..10_001).map(|at| format!("k{at}\u{2}G\u{2}\u{1}")).collect();
+        assert_eq!(listen(port, &too_many, "30000").0, 400);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_listener_hears_its_own_spelling_of_the_default_namespace() {
+    with_server(|port| {
+        Http::connect(port).unwrap().publish("a", "1").unwrap();
+        let lines = "a\u{2}G\u{2}\u{1}a\u{2}G\u{2}\u{2}public\u{1}a\u{2}G\u{2}\u{2}\u{1}";
+        let (status, body, _) = listen(port, lines, "30000");
+        assert_eq!((status, &*body), (200, "a%02G%01a%02G%02public%01a%02G%01\n"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_get_a_sentence_and_change_nothing() {
+    with_server(|port| {
+        let big = "x".repeat(33 << 20);
+        let cases: Vec<(String, u16, &str)> = vec![
+            ("POST /nacos/v1/cs/configs?dataId=a&group=G&content=%zz HTTP/1.1\r\n\r\n".into(), 400, "hexadecimal"),
+            ("POST /nacos/v1/cs/configs?dataId=a&group=G&content=%ff HTTP/1.1\r\n\r\n".into(), 400, "UTF-8"),
+            ("PATCH /nacos/v1/cs/configs HTTP/1.1\r\n\r\n".into(), 405, "not supported"),
+            ("GET /nacos/v1/cs/configs?dataId=a&group=G&minRevision=x HTTP/1.1\r\n\r\n".into(), 400, "not a number"),
+            ("GET /nacos/v1/cs/configs?dataId=a&group=G&consistency=x HTTP/1.1\r\n\r\n".into(), 400, "linearizable"),
+            ("GET /nacos/v1/cs/configs?dataId=a&group=G&export=true HTTP/1.1\r\n\r\n".into(), 501, "not served"),
+            ("GET /nothing HTTP/1.1\r\n\r\n".into(), 404, "Nacos is served below /nacos"),
+            (format!("POST /nacos/v1/cs/configs HTTP/1.1\r\nContent-Length: {}\r\n\r\n{big}", big.len()), 413, "over"),
+            (
+                format!(
+                    "POST /nacos/v1/cs/configs HTTP/1.1\r\nContent-Length: {}\r\n\r\ndataId=a&group=G&content={}",
+                    26 + (11 << 20) - 1,
+                    &big[..11 << 20]
+                ),
+                400,
+                "invalid content, over 10485760",
+            ),
+        ];
+        for (request, status, expected) in cases {
+            let mut http = Http::connect(port).unwrap();
+            let request = request.replacen("HTTP/1.1\r\n", "HTTP/1.1\r\nHost: x\r\n", 1);
+            // A server may answer before it has read everything.
+            drop(http.send(request.as_bytes()));
+            let answer = http.answer(false).unwrap();
+            let shown = &request[..request.len().min(90)];
+            assert_eq!(answer.status, status, "{shown}: {}", answer.text());
+            assert!(answer.text().contains(expected), "{shown}: {}", answer.text());
+        }
+        let mut http = Http::connect(port).unwrap();
+        http.send(format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", &big[..1 << 20]).as_bytes()).unwrap_or_default();
+        assert!(http.answer(false).is_ok_and(|it| it.status == 431), "too long a head");
+        let mut half = Http::connect(port).unwrap();
+        half.send(b"POST /nacos/v1/cs/configs HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\ndataId=a&gro").unwrap();
+        drop(half);
+        assert_eq!(Http::connect(port).unwrap().query("a").unwrap(), None, "nothing was written by halves");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_in_the_query_and_requests_in_pieces() {
+    with_server(|port| {
+        // As the old Python client does: the content in the query, no body.
+        let content = "k%3A+1%0A".repeat(5_000);
+        let target = format!("/nacos/v1/cs/configs?tenant=&dataId=q&group=G&content={content}");
+        let mut http = Http::connect(port).unwrap();
+        let request = format!("POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(http.exchange(request.as_bytes()).unwrap(), (200, b"true".to_vec()));
+        assert_eq!(http.query("q").unwrap().unwrap(), "k: 1\n".repeat(5_000));
+        let body = "dataId=p&group=G&content=pieces";
+        let request = format!(
+            "POST /nacos/v1/cs/configs HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded; \
+             charset=utf8\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        for piece in request.as_bytes().chunks(7) {
+            http.send(piece).unwrap();
+            thread::sleep(Duration::from_micros(300));
+        }
+        assert_eq!(http.answer(false).unwrap().text(), "true");
+        assert_eq!(http.query("p").unwrap().as_deref(), Some("pieces"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_name_their_revision_and_reads_may_ask_for_one() {
+    with_server(|port| {
+        let mut http = Http::connect(port).unwrap();
+        let revision = |answer: &process::Answer| answer.header("coracle-revision").unwrap().parse::<u64>().unwrap();
+        let publish =
+            "POST /nacos/v1/cs/configs?dataId=a&group=G&content=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+        let written = revision(&http.request(publish.as_bytes()).unwrap());
+        let read =
+            |target: &str| format!("GET /nacos/v1/cs/configs?dataId=a&group=G{target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        for target in ["", "&consistency=linearizable", &format!("&minRevision={written}")] {
+            let answer = http.request(read(target).as_bytes()).unwrap();
+            assert_eq!((answer.status, &*answer.text()), (200, "1"), "{target}");
+            assert!(revision(&answer) >= written);
+        }
+        let answer = http.request(read(&format!("&minRevision={}", written + 1000)).as_bytes()).unwrap();
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.text().contains("has not reached this node"), "{}", answer.text());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopping_answers_the_polls_that_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(Options::standalone(dir.path())).await.unwrap();
+    let port = server.http_address().port();
+    let poll = tokio::task::spawn_blocking(move || listen(port, "a\u{2}G\u{2}\u{1}", "30000"));
+    tokio::task::spawn_blocking(move || wait_for_watchers(port, 1)).await.unwrap();
+    let stopping = Instant::now();
+    server.stop().await;
+    assert!(stopping.elapsed() < Duration::from_secs(2), "stopped after {:?}", stopping.elapsed());
+    let (status, body, _) = poll.await.unwrap();
+    assert_eq!((status, &*body), (200, ""));
+}
