@@ -85,9 +85,9 @@ fn encode(text: &str) -> String {
 
 /// A value, with repetitions written out and captures put in.
 fn text(value: &Value, captures: &BTreeMap<String, String>) -> String {
-    let mut text = match &value["repeat"] {
-        Value::Array(repeat) => repeat[0].as_str().unwrap().repeat(repeat[1].as_u64().unwrap() as usize),
-        _ => value.as_str().unwrap_or_default().to_owned(),
+    let mut text = match value["repeat"].as_array() {
+        Some(repeat) => repeat[0].as_str().unwrap().repeat(repeat[1].as_u64().unwrap() as usize),
+        None => value.as_str().unwrap_or_default().to_owned(),
     };
     for (name, captured) in captures {
         text = text.replace(&format!("${{{name}}}"), captured);

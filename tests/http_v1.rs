@@ -4,16 +4,14 @@
 #[path = "support/process.rs"]
 mod process;
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use coracle::{
     server::{Options, Server},
     types::Content,
 };
 use process::Http;
+use tokio::time::Instant;
 
 /// Runs blocking code against a server of its own.
 async fn with_server(test: impl FnOnce(u16) + Send + 'static) {

@@ -210,9 +210,16 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for path in fs::read_dir(from).unwrap().map(|it| it.unwrap().path()) {
         let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(&path, &target).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
     }
 }
+
+/// Changes the bytes of a file.
+type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
 
 /// What became of damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -280,7 +287,7 @@ fn every_kind_of_damage_is_noticed_and_healed() {
         for trial in 0..24 {
             // Spread over the file, at odd places.
             let at = (length / 24) * trial + 37 * trial % 509;
-            let kinds: [&dyn Fn(&mut Vec<u8>); 4] = [
+            let kinds: [Damage<'_>; 4] = [
                 &|bytes| bytes[at] ^= 1 << (trial % 8),
                 &|bytes| bytes[at / 512 * 512..(at / 512 + 1) * 512].fill(0),
                 &|bytes| bytes[at / 512 * 512..(at / 512 + 1) * 512].fill(0xa5),

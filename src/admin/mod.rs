@@ -24,7 +24,7 @@ struct Admin {
 }
 
 /// All routes.
-pub fn router(services: Arc<Services>, metrics: Metrics) -> Router {
+pub(crate) fn router(services: Arc<Services>, metrics: Metrics) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))

@@ -108,9 +108,10 @@ impl PeerNetwork {
 }
 
 fn rpc_error(status: &Status) -> RPCError<TypeConfig> {
-    match status.code() {
-        Code::Unavailable | Code::FailedPrecondition => Unreachable::new(status).into(),
-        _ => NetworkError::new(status).into(),
+    if matches!(status.code(), Code::Unavailable | Code::FailedPrecondition) {
+        Unreachable::new(status).into()
+    } else {
+        NetworkError::new(status).into()
     }
 }
 

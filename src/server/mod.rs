@@ -167,18 +167,16 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
 
 /// Takes a port, or says who has it.
 async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|err| match err.kind() {
-        std::io::ErrorKind::AddrInUse => {
+    TcpListener::bind(address).await.map_err(|err| {
+        if err.kind() == std::io::ErrorKind::AddrInUse {
             let holder = holder_of(address.port()).map_or(String::new(), |it| format!(" by {it}"));
-            StartError(format!(
-                "{} ({what}) is in use{holder}; name another port with {flag}, or stop who has it",
-                address.port()
-            ))
-        }
-        std::io::ErrorKind::PermissionDenied => {
+            let port = address.port();
+            StartError(format!("{port} ({what}) is in use{holder}; name another port with {flag}, or stop who has it"))
+        } else if err.kind() == std::io::ErrorKind::PermissionDenied {
             StartError(format!("{address} ({what}) is not permitted: {err}; name a port above 1023 with {flag}"))
+        } else {
+            StartError(format!("cannot listen on {address} ({what}): {err}; see --listen and {flag}"))
         }
-        _ => StartError(format!("cannot listen on {address} ({what}): {err}; see --listen and {flag}")),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::types::{
 };
 
 /// The generated messages of `proto/log.proto`.
-#[allow(missing_docs, clippy::doc_markdown)]
+#[allow(missing_docs, clippy::doc_markdown, clippy::large_enum_variant)]
 pub mod wire {
     tonic::include_proto!("coracle.log");
 }

@@ -144,11 +144,6 @@ impl Index {
         self.witness
     }
 
-    /// How many configurations have a version.
-    pub(super) fn config_count(&self) -> usize {
-        self.configs.len()
-    }
-
     /// The versions of a configuration, if there are any.
     pub(super) fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
         self.configs.get(key).map(|entry| entry.versions.clone())

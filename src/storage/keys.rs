@@ -26,8 +26,6 @@ pub(super) const META: &[u8] = b"m";
 const SEPARATOR: u8 = 0;
 const BETA: &str = "beta";
 const TAG_PREFIX: &str = "tag_";
-/// After the name of the row: the separator and a `u32`.
-const PIECE_SUFFIX_BYTES: usize = 5;
 
 /// What a row is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,29 +51,9 @@ pub(super) fn namespace(id: &NamespaceId) -> Vec<u8> {
     [&[NAMESPACE], id.as_str().as_bytes()].concat()
 }
 
-/// What the names of all pieces of a row begin with.
-pub(super) fn pieces_of(row: &[u8]) -> Vec<u8> {
-    [&[PIECE], row, &[SEPARATOR]].concat()
-}
-
 /// The name of one piece of a row; pieces are numbered from 0.
 pub(super) fn piece(row: &[u8], number: u32) -> Vec<u8> {
     [&[PIECE], row, &[SEPARATOR], &number.to_be_bytes()].concat()
-}
-
-/// Reads the name of a piece: the name of its row, and its number.
-///
-/// # Errors
-/// [`DecodeError`] when it is not the name of a piece.
-pub(super) fn parse_piece(name: &[u8]) -> Result<(&[u8], u32), DecodeError> {
-    let not_a_piece = || DecodeError(format!("{} names no piece", name.escape_ascii()));
-    let rest = name.strip_prefix(&[PIECE]).ok_or_else(not_a_piece)?;
-    let at = rest.len().checked_sub(PIECE_SUFFIX_BYTES).ok_or_else(not_a_piece)?;
-    let (row, suffix) = rest.split_at(at);
-    match *suffix {
-        [SEPARATOR, a, b, c, d] => Ok((row, u32::from_be_bytes([a, b, c, d]))),
-        ref other => Err(DecodeError(format!("{} ends no piece", other.escape_ascii()))),
-    }
 }
 
 /// Reads the name of a row that is neither the meta row nor a piece.
@@ -134,8 +112,6 @@ mod tests {
             };
             assert_eq!(encoded.escape_ascii().to_string(), bytes.escape_ascii().to_string());
             assert_eq!(parse(bytes), Ok(name));
-            assert_eq!(parse_piece(&piece(bytes, 258)), Ok((bytes, 258)));
-            assert!(piece(bytes, 258).starts_with(&pieces_of(bytes)));
         }
     }
 
@@ -157,9 +133,6 @@ mod tests {
         ];
         for name in cases {
             assert!(parse(name).is_err(), "{}", name.escape_ascii());
-        }
-        for name in [&b"x"[..], b"xc", b"xcpublic/g/a\x01\0\0\0\0", b"cpublic/g/a\0\0\0\0\0"] {
-            assert!(parse_piece(name).is_err(), "{}", name.escape_ascii());
         }
     }
 

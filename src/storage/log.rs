@@ -12,34 +12,29 @@
 //! A failed write or flush is final: nobody knows what the disk holds then, and a second flush may lie.
 mod index;
 mod recovery;
+mod writer;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs, io,
+    io,
     ops::Range,
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    path::Path,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
     thread::{self, JoinHandle},
 };
 
 use bytes::Bytes;
 
-use self::index::{Index, Slot};
+use self::{index::Index, writer::Writer};
 use super::{
     Durable, LogEntry, LogState, LogStore, Payload, StorageError, Vote,
     segment::{
-        Blank, Directory, HEADER_BYTES, Header, Segment, UNFINISHED,
+        Directory, Segment,
         record::{self, Head, Kind, Record},
     },
 };
 use crate::{metrics::Metrics, types::LogId};
 
-/// One flush takes at most about this many bytes: bounds how long the first in it waits.
-const BATCH_BYTES_MAX: usize = 8 << 20;
 /// The first segment is small, so that a first start is quick; the next one is made while it fills.
 const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 
@@ -124,19 +119,7 @@ impl SegmentLog {
             stored: RwLock::new(recovered.stored),
             options,
         });
-        let writer = Writer {
-            shared: shared.clone(),
-            directory,
-            active: recovered.active,
-            log: recovered.log,
-            offset: recovered.offset,
-            batch: recovered.batch,
-            state,
-            buffer: Vec::new(),
-            marked: true,
-            preparing: None,
-            metrics,
-        };
+        let writer = Writer::new(shared.clone(), directory, recovered.end, metrics);
         let writer = thread::Builder::new()
             .name("log-writer".into())
             .spawn(move || writer.run())
@@ -324,313 +307,5 @@ impl Drop for SegmentLog {
         {
             tracing::error!("the log's writer thread panicked");
         }
-    }
-}
-
-/// The thread that writes. Everything of it is in order.
-struct Writer {
-    shared: Arc<Shared>,
-    directory: Directory,
-    active: Arc<Segment>,
-    /// The identity of the log.
-    log: u64,
-    /// Where the next batch goes.
-    offset: u64,
-    /// The number of the last batch.
-    batch: u64,
-    /// The state after the last batch.
-    state: LogState,
-    buffer: Vec<u8>,
-    /// Whether a mark stands behind the last batch that somebody waited for.
-    marked: bool,
-    /// The next segment, while it is being made.
-    preparing: Option<Preparing>,
-    metrics: Metrics,
-}
-
-struct Preparing {
-    made: mpsc::Receiver<io::Result<Blank>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Preparing {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It ends soon, and what it leaves is deleted at the next start.
-            drop(thread.join());
-        }
-    }
-}
-
-/// A batch on its way to the disk.
-struct Batch {
-    records: Vec<(Record, Bytes)>,
-    waiting: Vec<Durable>,
-    bytes: usize,
-}
-
-impl Writer {
-    fn run(mut self) {
-        while let Some(batch) = self.next_batch() {
-            let result = self.flush(&batch.records);
-            let failed = result.as_ref().err().map(ToString::to_string);
-            for durable in batch.waiting {
-                durable(match &failed {
-                    None => Ok(()),
-                    Some(why) => Err(io::Error::other(why.clone())),
-                });
-            }
-            if let Some(why) = failed {
-                return self.fail(&why);
-            }
-        }
-    }
-
-    /// Waits for requests and takes as many as one flush may hold. `None` when the log is closed and all is written.
-    fn next_batch(&mut self) -> Option<Batch> {
-        let shared = self.shared.clone();
-        let mut front = shared.front();
-        while front.queue.is_empty() && !front.closed {
-            if !self.marked {
-                // Nobody waits: time for the mark.
-                drop(front);
-                self.mark();
-                front = shared.front();
-                continue;
-            }
-            front = shared.wake.wait(front).unwrap_or_else(PoisonError::into_inner);
-        }
-        let mut batch = Batch { records: Vec::new(), waiting: Vec::new(), bytes: 0 };
-        if let Some(committed) = front.committed.take() {
-            front.state.committed = Some(committed);
-            batch.push(Record::new(Kind::Committed, committed), Bytes::new());
-        } else if front.queue.is_empty() {
-            return None;
-        }
-        let mut taken = 0;
-        for request in &front.queue {
-            let bytes = match request {
-                Request::Append(entries, _) => entries.iter().map(|it| it.payload.bytes().len()).sum(),
-                Request::Record(_, _) => 0,
-            };
-            if taken > 0 && batch.bytes + bytes > BATCH_BYTES_MAX {
-                break;
-            }
-            batch.bytes += bytes;
-            taken += 1;
-        }
-        batch.bytes = 0;
-        let requests: Vec<Request> = front.queue.drain(..taken).collect();
-        drop(front);
-        for request in requests {
-            match request {
-                Request::Append(entries, durable) => {
-                    for entry in entries {
-                        let payload = match &entry.payload {
-                            Payload::Blank => Bytes::new(),
-                            Payload::Proposal(bytes) | Payload::Membership(bytes) => bytes.clone(),
-                        };
-                        batch.push(Record::new(Kind::of(&entry.payload), entry.id), payload);
-                    }
-                    batch.waiting.push(durable);
-                }
-                Request::Record(record, durable) => {
-                    batch.push(record, Bytes::new());
-                    batch.waiting.extend(durable);
-                }
-            }
-        }
-        Some(batch)
-    }
-
-    /// Writes a batch, makes it durable, and takes note of it.
-    fn flush(&mut self, records: &[(Record, Bytes)]) -> io::Result<()> {
-        let Some(last) = records.len().checked_sub(1) else { return Ok(()) };
-        self.make_room(records.iter().map(|(_, payload)| record::size(payload.len()) as u64).sum())?;
-        self.batch += 1;
-        self.buffer.clear();
-        let mut places = Vec::with_capacity(records.len());
-        for (at, (record, payload)) in records.iter().enumerate() {
-            let offset = self.offset + self.buffer.len() as u64;
-            places.push(Slot::new(self.active.sequence, offset, payload.len()));
-            let head =
-                Head { record: *record, batch: self.batch, closes_batch: at == last, payload_bytes: payload.len() };
-            record::encode(&mut self.buffer, self.active.seed, head, payload);
-        }
-        let started = tokio::time::Instant::now();
-        self.active.write(self.offset, &self.buffer)?;
-        self.metrics.log_fsync_seconds.observe(started.elapsed().as_secs_f64());
-        self.metrics.log_bytes.inc_by(self.buffer.len() as u64);
-        self.offset += self.buffer.len() as u64;
-        self.marked = false;
-        if self.buffer.capacity() > BATCH_BYTES_MAX {
-            self.buffer = Vec::new();
-        }
-        self.take_note(records, &places)?;
-        self.prepare_next();
-        Ok(())
-    }
-
-    fn take_note(&mut self, records: &[(Record, Bytes)], places: &[Slot]) -> io::Result<()> {
-        let mut purged = false;
-        {
-            let mut stored = self.shared.stored.write().unwrap_or_else(PoisonError::into_inner);
-            for ((record, _), place) in records.iter().zip(places) {
-                stored.index.apply(*record, *place).map_err(io::Error::other)?;
-                purged |= record.kind == Kind::Purge;
-            }
-            self.state = stored.index.state;
-        }
-        {
-            let mut front = self.shared.front();
-            let durable = records.iter().rev().find(|(record, _)| record.is_entry()).map(|(record, _)| record.id.index);
-            if durable.is_some() {
-                // What was truncated meanwhile is not in the tail; what replaced it is durable only later.
-                let last = front.state.last.map(|it| it.index);
-                let replaced = front.queue.iter().any(|it| matches!(it, Request::Record(_, _)));
-                if !replaced {
-                    front.durable = durable.min(last);
-                }
-            }
-            let cache_bytes = self.shared.options.cache_bytes;
-            front.shrink(cache_bytes);
-        }
-        if purged {
-            self.delete_old_segments()?;
-        }
-        Ok(())
-    }
-
-    /// Behind a durable batch, when nobody waits. Not flushed: its loss loses nothing.
-    fn mark(&mut self) {
-        self.marked = true;
-        let bytes = record::size(0) as u64;
-        if self.offset + bytes > self.active.bytes {
-            return;
-        }
-        self.buffer.clear();
-        let record = Record::bare(Kind::Mark);
-        let head = Head { record, batch: self.batch + 1, closes_batch: true, payload_bytes: 0 };
-        record::encode(&mut self.buffer, self.active.seed, head, &[]);
-        match self.active.note(self.offset, &self.buffer) {
-            Ok(()) => {
-                self.batch += 1;
-                self.offset += bytes;
-            }
-            // The next flush meets the same disk and says so to somebody.
-            Err(err) => tracing::warn!(%err, "write a mark to the log"),
-        }
-    }
-
-    /// Goes on in a new segment when the active one has no room left.
-    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
-        if self.offset + bytes <= self.active.bytes {
-            return Ok(());
-        }
-        let least = HEADER_BYTES + bytes;
-        let blank = match self.preparing.take() {
-            Some(preparing) if least <= self.shared.options.segment_bytes => {
-                preparing.made.recv().map_err(|_| io::Error::other("the next segment was not made"))??
-            }
-            prepared => {
-                drop(prepared);
-                let bytes = least.max(self.shared.options.segment_bytes).next_multiple_of(HEADER_BYTES);
-                let path = self.unfinished("large");
-                let blank = Blank::create(path, bytes, &AtomicBool::new(false))?;
-                blank.ok_or_else(|| io::Error::other("the next segment was not made"))?
-            }
-        };
-        let header = Header {
-            log: self.log,
-            sequence: self.active.sequence + 1,
-            bytes: blank.bytes,
-            batch: self.batch,
-            state: self.state,
-        };
-        self.active = Arc::new(blank.into_segment(&self.directory, &header)?);
-        self.offset = HEADER_BYTES;
-        let mut stored = self.shared.stored.write().unwrap_or_else(PoisonError::into_inner);
-        stored.segments.insert(self.active.sequence, self.active.clone());
-        Ok(())
-    }
-
-    fn unfinished(&self, name: &str) -> PathBuf {
-        self.directory.path().join(format!("{name}.{UNFINISHED}"))
-    }
-
-    /// Has the next segment made by another thread, so that the writer hardly ever waits for it.
-    fn prepare_next(&mut self) {
-        if self.preparing.is_some() {
-            return;
-        }
-        let (send, made) = mpsc::sync_channel(1);
-        let stop = Arc::new(AtomicBool::new(false));
-        let (path, bytes) = (self.unfinished("next"), self.shared.options.segment_bytes);
-        let spawned = thread::Builder::new().name("log-prepare".into()).spawn({
-            let stop = stop.clone();
-            move || {
-                let blank = Blank::create(path, bytes, &stop).and_then(|blank| {
-                    if let Some(blank) = &blank {
-                        blank.sync()?;
-                    }
-                    Ok(blank)
-                });
-                if let Some(blank) = blank.transpose() {
-                    // The writer may be gone.
-                    drop(send.send(blank));
-                }
-            }
-        });
-        match spawned {
-            Ok(thread) => self.preparing = Some(Preparing { made, stop, thread: Some(thread) }),
-            Err(err) => tracing::warn!(%err, "start the thread that makes the next log segment; the writer will"),
-        }
-    }
-
-    fn delete_old_segments(&self) -> io::Result<()> {
-        let old: Vec<Arc<Segment>> = {
-            let mut stored = self.shared.stored.write().unwrap_or_else(PoisonError::into_inner);
-            let oldest = stored.index.oldest_segment().map_or(self.active.sequence, u64::from);
-            let kept = stored.segments.split_off(&oldest.min(self.active.sequence));
-            std::mem::replace(&mut stored.segments, kept).into_values().collect()
-        };
-        // Oldest first: after a crash in between there is no gap.
-        for segment in &old {
-            fs::remove_file(&segment.path)?;
-        }
-        if old.is_empty() { Ok(()) } else { self.directory.sync() }
-    }
-
-    fn fail(self, why: &str) {
-        tracing::error!(%why, "the log cannot be written; this node takes no more writes");
-        loop {
-            let requests = {
-                let mut front = self.shared.front();
-                front.failed = Some(why.to_owned());
-                while front.queue.is_empty() && !front.closed {
-                    front = self.shared.wake.wait(front).unwrap_or_else(PoisonError::into_inner);
-                }
-                if front.queue.is_empty() {
-                    return;
-                }
-                std::mem::take(&mut front.queue)
-            };
-            for request in requests {
-                match request {
-                    Request::Append(_, durable) | Request::Record(_, Some(durable)) => {
-                        durable(Err(io::Error::other(why.to_owned())));
-                    }
-                    Request::Record(_, None) => {}
-                }
-            }
-        }
-    }
-}
-
-impl Batch {
-    fn push(&mut self, record: Record, payload: Bytes) {
-        self.records.push((record, payload));
     }
 }

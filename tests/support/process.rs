@@ -1,13 +1,15 @@
 //! Real `coracle` processes, and a blocking HTTP client that is nothing but a socket: what a test sends is what it says.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// How long a busy machine may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);

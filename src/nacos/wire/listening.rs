@@ -1,6 +1,6 @@
 //! `Listening-Configs`: fields are separated by 0x02, lines end with 0x01. Three fields (data id, group, md5) or four (and
 //! the tenant). What follows the last 0x01 is ignored, as in Nacos.
-use std::{borrow::Cow, fmt::Write};
+use std::borrow::Cow;
 
 /// One line, as it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +66,10 @@ fn escape(text: &str, out: &mut String) {
         if byte.is_ascii_alphanumeric() || b".-*_".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            // Writing to a String cannot fail.
-            drop(write!(out, "%{byte:02X}"));
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            out.push('%');
+            out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            out.push(char::from(DIGITS[usize::from(byte & 15)]));
         }
     }
 }

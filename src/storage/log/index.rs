@@ -33,11 +33,6 @@ impl Slot {
     pub(super) fn payload_bytes(self) -> usize {
         self.payload as usize
     }
-
-    /// Bytes of the record, padding included.
-    pub(super) fn bytes(self) -> u64 {
-        record::size(self.payload_bytes()) as u64
-    }
 }
 
 /// Changed only by durable records, in their order: by the writer after a flush, and when a log is opened.
@@ -88,11 +83,6 @@ impl Index {
     /// The oldest segment that holds an entry that counts.
     pub(super) fn oldest_segment(&self) -> Option<u32> {
         self.slots.front().map(|it| it.segment)
-    }
-
-    /// How many entries there are.
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
     }
 
     /// Whether every entry after the last purged one is there, up to the last.

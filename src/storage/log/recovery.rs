@@ -22,6 +22,11 @@ const LOOK_BYTES: usize = 256 << 10;
 /// A log as it was found.
 pub(super) struct Recovered {
     pub(super) stored: Stored,
+    pub(super) end: End,
+}
+
+/// Where the writer goes on.
+pub(super) struct End {
     pub(super) active: Arc<Segment>,
     /// The identity of the log.
     pub(super) log: u64,
@@ -29,6 +34,8 @@ pub(super) struct Recovered {
     pub(super) offset: u64,
     /// The last whole batch.
     pub(super) batch: u64,
+    /// The state after it.
+    pub(super) state: LogState,
 }
 
 pub(super) fn recover(directory: &Directory, options: &LogOptions) -> Result<Recovered, StorageError> {
@@ -56,8 +63,8 @@ pub(super) fn recover(directory: &Directory, options: &LogOptions) -> Result<Rec
     if !scan.index.is_complete() {
         return Err(damaged(&active.path, 0, "entries are missing before the first one that is there"));
     }
-    let stored = Stored { index: scan.index, segments };
-    Ok(Recovered { stored, active, log: scan.log, offset: scan.offset, batch: scan.batch })
+    let end = End { active, log: scan.log, offset: scan.offset, batch: scan.batch, state: scan.index.state };
+    Ok(Recovered { stored: Stored { index: scan.index, segments }, end })
 }
 
 /// Segments by their numbers. Unfinished files are deleted.
@@ -91,7 +98,8 @@ fn create(directory: &Directory, options: &LogOptions) -> Result<Recovered, Stor
     let header = Header { log, sequence: 1, bytes, batch: 0, state: LogState::default() };
     let active = Arc::new(blank.into_segment(directory, &header).map_err(failed)?);
     let stored = Stored { index: Index::new(header.state), segments: BTreeMap::from([(1, active.clone())]) };
-    Ok(Recovered { stored, active, log, offset: HEADER_BYTES, batch: 0 })
+    let end = End { active, log, offset: HEADER_BYTES, batch: 0, state: header.state };
+    Ok(Recovered { stored, end })
 }
 
 /// Where reading stands.

@@ -105,20 +105,6 @@ impl Record {
         }
     }
 
-    /// Whether nobody ever waits for it: its loss loses nothing.
-    pub(in crate::storage) fn is_note(self) -> bool {
-        match self.kind {
-            Kind::Committed | Kind::Mark => true,
-            Kind::Blank
-            | Kind::Proposal
-            | Kind::Membership
-            | Kind::Vote
-            | Kind::Truncate
-            | Kind::Clear
-            | Kind::Purge => false,
-        }
-    }
-
     /// What the state is after this record.
     ///
     /// # Errors
