@@ -43,7 +43,7 @@ start_etcd() {
 bench() { # name workload arguments…
   local name=$1; shift
   local pid; pid=$(IFS=,; echo "${pids[*]}")
-  echo "{\"system\":\"$name\",\"run\":$("$NCBENCH" "$1" --json --protocol $protocol --servers $servers --pid "$pid" --duration "$each" "${@:2}" 2>> "$work/bench.log" || echo '"failed"')}"
+  echo "{\"system\":\"$name\",\"run\":$("$NCBENCH" "$1" --json --protocol $protocol --servers $servers --pid "$pid" "${@:2}" 2>> "$work/bench.log" || echo '"failed"')}"
 }
 for system in coracle etcd rnacos; do
   case $system in
@@ -53,10 +53,10 @@ for system in coracle etcd rnacos; do
   esac
   for w in $what; do
     case $w in
-      publish) for c in 1 16 64; do bench $system publish --concurrency $c; done ;;
-      read) bench $system read --concurrency 64 ;;
-      push) bench $system push --subscribers "${SUBSCRIBERS:-5000}" --publish-rate 1 ;;
-      idle) bench $system idle --subscribers "${IDLE:-5000}" ;;
+      publish) for c in 1 16 64; do bench $system publish --duration "$each" --concurrency $c; done ;;
+      read) bench $system read --duration "$each" --concurrency 64 ;;
+      push) bench $system push --duration "$each" --keys "${KEYS:-100}" --subscribers "${SUBSCRIBERS:-5000}" --publish-rate 1 ;;
+      idle) bench $system idle --hold 3 --subscribers "${IDLE:-5000}" ;;
     esac
   done
   stop
