@@ -124,8 +124,13 @@ fn a_cluster_directory_is_not_opened_with_the_wrong_flags() {
     check(&[&flags[..], &["--standalone"]].concat(), 1, "", "belongs to node 1 of a cluster");
     let other = member.replace("1=", "2=");
     check(&[&flags[..], &["--node-id", "2", "--members", &other]].concat(), 1, "", "belongs to node 1, not 2");
-    let server = Server::start(PROGRAM, Path::new(&data), port, &["--node-id", "1", "--members", &member]);
+    let mut server = Server::start(PROGRAM, Path::new(&data), port, &["--node-id", "1", "--members", &member]);
     assert_eq!(Http::connect(server.port).unwrap().query("a").unwrap().as_deref(), Some("1"));
+    // The state is written behind; then the log is lost.
+    std::thread::sleep(Duration::from_secs(1));
+    server.kill();
+    std::fs::remove_dir_all(Path::new(&data).join("log")).unwrap();
+    check(&[&flags[..], &["--node-id", "1", "--members", &member]].concat(), 1, "", "the log was lost or is older");
 }
 
 #[test]

@@ -210,6 +210,7 @@ async fn start_member(
     metrics: &Metrics,
 ) -> Result<Arc<RaftReplicator>, StartError> {
     let node = member.node;
+    check_log(&*log, applier.state())?;
     let was_standalone = identity.as_ref().is_some_and(|it| it.mode == NodeMode::Standalone);
     let own_address = member.members.get(&node).cloned().unwrap_or_default();
     if was_standalone {
@@ -248,6 +249,21 @@ async fn start_member(
         raft.form(&member.members).await.map_err(|err| StartError::new(err.to_string()))?;
     }
     Ok(Arc::new(raft))
+}
+
+/// A log that ends before the state is not the one that the state came from: what was acknowledged since, and for whom this
+/// node voted, would be forgotten. (Before a snapshot that was just installed the log may end.)
+fn check_log(log: &dyn LogStore, state: &Arc<dyn StateStore>) -> Result<(), StartError> {
+    let applied = state.applied().revision();
+    let last = log.state().last.map_or(0, |it| it.index);
+    let snapshot = state.snapshot().map_or(0, |it| it.applied.revision().0);
+    if applied.0 <= last.max(snapshot) {
+        return Ok(());
+    }
+    Err(StartError::new(format!(
+        "the log ends at entry {last}, but the state stands at {applied}: the log was lost or is older. Start an empty node \
+         with a new id and --join instead, add it with `coracle cluster add`, and remove this one"
+    )))
 }
 
 /// Different for every cluster ever formed, as far as chance allows; never 0.
