@@ -231,6 +231,13 @@ async fn answers_name_their_revision_and_reads_may_ask_for_one() {
             assert_eq!((answer.status, &*answer.text()), (200, "1"), "{target}");
             assert!(revision(&answer) >= written);
         }
+        let search = "&search=accurate&pageNo=1&pageSize=5";
+        let poll = "POST /nacos/v1/cs/configs/listener?Listening-Configs=a%02G%02%01 HTTP/1.1\r\nHost: x\r\n\
+                    Long-Pulling-Timeout: 30000\r\nContent-Length: 0\r\n\r\n";
+        let namespaces = "GET /nacos/v1/console/namespaces HTTP/1.1\r\nHost: x\r\n\r\n";
+        for request in [&*read(search), &*read("&dataId=none"), poll, namespaces] {
+            assert!(revision(&http.request(request.as_bytes()).unwrap()) >= written, "{request}");
+        }
         let answer = http.request(read(&format!("&minRevision={}", written + 1000)).as_bytes()).unwrap();
         assert_eq!(answer.status, 503, "{}", answer.text());
         assert!(answer.text().contains("has not reached this node"), "{}", answer.text());

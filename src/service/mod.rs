@@ -52,6 +52,11 @@ impl Services {
         self.administration.as_ref()
     }
 
+    /// The last revision that this node has applied.
+    pub fn revision(&self) -> crate::types::Revision {
+        self.state.revision()
+    }
+
     /// Unix time now, for what is shown to people.
     pub fn now(&self) -> crate::types::Millis {
         self.clock.now()

@@ -19,7 +19,7 @@ use axum::{
 use tokio::sync::watch;
 
 use self::{
-    answer::{Answer, caused, plain, spring},
+    answer::{Answer, caused, plain, spring, with_revision},
     call::Call,
 };
 use crate::{metrics::Metrics, service::Services};
@@ -85,38 +85,51 @@ pub fn router(api: Arc<Api>) -> Router {
         .with_state(api)
 }
 
+/// Every answer names a revision: its own, or what this node has applied by now.
+fn stamp(api: &Api, answer: Answer) -> Answer {
+    if answer.headers().contains_key(&answer::REVISION) {
+        answer
+    } else {
+        with_revision(answer, api.services.revision())
+    }
+}
+
 async fn configs(State(api): State<Arc<Api>>, request: Request) -> Answer {
-    let call = match Call::read(&api, request).await {
-        Ok(call) => call,
-        Err(answer) => return answer,
+    let answer = match Call::read(&api, request).await {
+        Ok(call) => configs_call(&api, call).await,
+        Err(answer) => answer,
     };
+    stamp(&api, answer)
+}
+
+async fn configs_call(api: &Api, call: Call) -> Answer {
     if call.method == Method::GET || call.method == Method::HEAD {
         match call.params.get("search") {
-            Some("accurate") => return search::search(&api, &call, false).await,
-            Some("blur") => return search::search(&api, &call, true).await,
+            Some("accurate") => return search::search(api, &call, false).await,
+            Some("blur") => return search::search(api, &call, true).await,
             Some(_) | None => {}
         }
         if ["export", "exportV2"].iter().any(|it| call.params.get(it) == Some("true")) {
             return not_yet("export");
         }
         match (call.params.get("show"), call.params.get("beta")) {
-            (Some("all"), _) => config::show_all(&api, &call).await,
-            (_, Some("true")) => config::query_beta(&api, &call).await,
-            (_, _) => config::query(&api, &call).await,
+            (Some("all"), _) => config::show_all(api, &call).await,
+            (_, Some("true")) => config::query_beta(api, &call).await,
+            (_, _) => config::query(api, &call).await,
         }
     } else if call.method == Method::POST {
         if ["import", "clone"].iter().any(|it| call.params.get(it) == Some("true")) {
             return not_yet("import and clone");
         }
-        config::publish(&api, call).await
+        config::publish(api, call).await
     } else if call.method == Method::DELETE {
         match (call.params.get("delType"), call.params.get("beta")) {
-            (Some("ids"), _) => config::remove_ids(&api, &call).await,
-            (_, Some("true")) => config::stop_beta(&api, &call).await,
-            (_, _) => config::remove(&api, &call).await,
+            (Some("ids"), _) => config::remove_ids(api, &call).await,
+            (_, Some("true")) => config::stop_beta(api, &call).await,
+            (_, _) => config::remove(api, &call).await,
         }
     } else {
-        wrong_method(&api, &call, "DELETE, POST, GET")
+        wrong_method(api, &call, "DELETE, POST, GET")
     }
 }
 
@@ -129,7 +142,7 @@ async fn catalog(State(api): State<Arc<Api>>, request: Request) -> Answer {
 }
 
 async fn listener(State(api): State<Arc<Api>>, request: Request) -> Answer {
-    match Call::read(&api, request).await {
+    let answer = match Call::read(&api, request).await {
         Ok(call) if call.method == Method::POST => match listener::prepare(call) {
             Ok(poll) => listener::answer(&api, poll).await,
             Err(answer) => *answer,
@@ -137,7 +150,8 @@ async fn listener(State(api): State<Arc<Api>>, request: Request) -> Answer {
         Ok(call) if call.method == Method::GET => listener::subscribers_of_key(&api, &call),
         Ok(call) => wrong_method(&api, &call, "POST, GET"),
         Err(answer) => answer,
-    }
+    };
+    stamp(&api, answer)
 }
 
 async fn subscribers(State(api): State<Arc<Api>>, request: Request) -> Answer {
@@ -149,10 +163,11 @@ async fn subscribers(State(api): State<Arc<Api>>, request: Request) -> Answer {
 }
 
 async fn namespaces(State(api): State<Arc<Api>>, request: Request) -> Answer {
-    match Call::read(&api, request).await {
+    let answer = match Call::read(&api, request).await {
         Ok(call) => console::namespaces(&api, call).await,
         Err(answer) => answer,
-    }
+    };
+    stamp(&api, answer)
 }
 
 fn wrong_method(api: &Api, call: &Call, allowed: &'static str) -> Answer {
