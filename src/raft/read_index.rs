@@ -47,7 +47,8 @@ impl ReadIndex {
     }
 }
 
-async fn ask(core: &Core) -> Result<Revision, ProposeError> {
+/// A revision that includes everything acknowledged anywhere before this call, asked for by itself.
+pub(super) async fn ask(core: &Core) -> Result<Revision, ProposeError> {
     let deadline = Instant::now() + limits::READ_BARRIER_TIMEOUT;
     let mut why = "no leader is known".to_owned();
     while Instant::now() < deadline {

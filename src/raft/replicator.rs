@@ -1,6 +1,15 @@
 //! [`Replicator`] by consensus: proposals go to the leader in groups, in one hop, and are answered once this node has
 //! applied them.
-use std::{collections::BTreeMap, fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -11,8 +20,10 @@ use tokio::{
 };
 
 use super::{
-    MemberNode, Options, Peers, Raft, RaftLog, RaftState, forward, membership, network::NetworkFactory,
-    read_index::ReadIndex, service,
+    MemberNode, Options, Peers, Raft, RaftLog, RaftState, forward, membership,
+    network::NetworkFactory,
+    read_index::{self, ReadIndex},
+    service,
 };
 use crate::{
     metrics::Metrics,
@@ -33,6 +44,10 @@ const FAILURE_POLL: Duration = Duration::from_millis(200);
 const LEADER_POLL: Duration = Duration::from_millis(20);
 /// A proposal that found no leader is given up this long before its caller would call its outcome unknown.
 const GIVE_UP_MARGIN: Duration = Duration::from_millis(500);
+/// A node that comes back may have much to apply; after this long it asks anew.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(60);
+/// How often to look whether a snapshot is due for its bytes.
+const SNAPSHOT_POLL: Duration = Duration::from_millis(500);
 /// How long a node that stops waits for another one to take the lead.
 const HAND_OVER: Duration = Duration::from_millis(1_000);
 
@@ -65,6 +80,7 @@ pub(super) struct Core {
     pub(super) metrics: Metrics,
     log: Arc<dyn LogStore>,
     node: u64,
+    caught_up: AtomicBool,
 }
 
 /// Why a node did not start.
@@ -102,10 +118,20 @@ impl RaftReplicator {
         )
         .await
         .map_err(|err| StartError(format!("start consensus: {err}")))?;
-        let core = Arc::new(Core { raft, applier, peers, metrics, log, node: options.node });
+        let core = Arc::new(Core {
+            raft,
+            applier,
+            peers,
+            metrics,
+            log,
+            node: options.node,
+            caught_up: AtomicBool::new(false),
+        });
         let (queue, proposals) = mpsc::channel(limits::PROPOSALS_QUEUED_MAX);
         tokio::spawn(place_groups(core.clone(), proposals));
+        tokio::spawn(snapshot_by_bytes(Arc::downgrade(&core), options.snapshots.bytes));
         let read_index = ReadIndex::start(core.clone());
+        tokio::spawn(catch_up(Arc::downgrade(&core)));
         Ok(Self { core, queue, read_index })
     }
 
@@ -196,6 +222,47 @@ impl Core {
     }
 }
 
+/// Asks what was committed when this node started, and waits until it has applied that.
+async fn catch_up(core: Weak<Core>) {
+    while let Some(core) = core.upgrade() {
+        if let Ok(revision) = read_index::ask(&core).await
+            && wait_applied(&core.applier, revision, CATCH_UP_PATIENCE).await.is_ok()
+        {
+            core.caught_up.store(true, Ordering::Release);
+            return;
+        }
+        drop(core);
+        sleep(LEADER_POLL).await;
+    }
+}
+
+/// Consensus counts entries; when few large ones fill the disk, a snapshot is due before that, and what it holds is not kept.
+async fn snapshot_by_bytes(core: Weak<Core>, bytes: u64) {
+    let (mut counted, mut purge_upto) = (0, None);
+    loop {
+        sleep(SNAPSHOT_POLL).await;
+        // Ends when the node is gone.
+        let Some(core) = core.upgrade() else { return };
+        let applied = core.applier.state().applied().revision().0;
+        let done = core.applier.state().snapshot().map_or(0, |it| it.applied.revision().0);
+        let asked = match purge_upto {
+            None if core.applier.applied_bytes() - counted >= bytes => {
+                (counted, purge_upto) = (core.applier.applied_bytes(), Some(applied));
+                core.raft.trigger().snapshot().await
+            }
+            Some(upto) if done >= upto => {
+                purge_upto = None;
+                core.raft.trigger().purge_log(upto).await
+            }
+            None | Some(_) => Ok(()),
+        };
+        if let Err(err) = asked {
+            tracing::info!(%err, "no more snapshots: consensus has stopped");
+            return;
+        }
+    }
+}
+
 /// Takes what has queued up, group by group, and sees to it that each is placed in the log.
 async fn place_groups(core: Arc<Core>, mut proposals: mpsc::Receiver<Waiting>) {
     let slots = Arc::new(Semaphore::new(GROUPS_IN_FLIGHT));
@@ -264,6 +331,10 @@ impl Replicator for RaftReplicator {
         })
     }
 
+    fn caught_up(&self) -> bool {
+        self.core.caught_up.load(Ordering::Acquire)
+    }
+
     fn status(&self) -> Status {
         let metrics = self.core.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -284,6 +355,7 @@ impl Replicator for RaftReplicator {
             (Ok(()), None) => {
                 Some(format!("no leader; {} of {} voters must be up", voters.len() / 2 + 1, voters.len()))
             }
+            (Ok(()), Some(_)) if !self.caught_up() => Some("still loading what the others have".into()),
             (Ok(()), Some(_)) => None,
         };
         Status {

@@ -1,5 +1,11 @@
 //! The one place where replicated state changes: standalone, leader, follower and replay all come through here.
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tokio::sync::watch;
 
@@ -17,13 +23,15 @@ pub struct Applier {
     hub: Arc<Hub>,
     metrics: Metrics,
     applied: watch::Sender<Revision>,
+    /// Bytes of all entries applied since the start.
+    bytes: AtomicU64,
 }
 
 impl Applier {
     /// An applier that goes on where the state stands.
     pub fn new(state: Arc<dyn StateStore>, hub: Arc<Hub>, metrics: Metrics) -> Self {
         let (applied, _) = watch::channel(state.applied().revision());
-        Self { state, hub, metrics, applied }
+        Self { state, hub, metrics, applied, bytes: AtomicU64::new(0) }
     }
 
     /// Applies a group of entries that follow each other: decides all, commits once, then announces, then returns one
@@ -41,6 +49,7 @@ impl Applier {
         }
         let started = tokio::time::Instant::now();
         let count = entries.len() as u64;
+        let bytes: usize = entries.iter().map(|entry| entry.payload.bytes().len()).sum();
         let mut applied = self.state.applied();
         let reader = self.state.clone().reader();
         let mut view = Overlay::new(&*reader);
@@ -77,6 +86,7 @@ impl Applier {
         changed.sort_unstable();
         changed.dedup();
         self.hub.publish(&changed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.applied.send_replace(revision);
         self.metrics.apply_groups.inc();
         self.metrics.apply_entries.inc_by(count);
@@ -93,6 +103,11 @@ impl Applier {
     /// The state that this applier writes.
     pub fn state(&self) -> &Arc<dyn StateStore> {
         &self.state
+    }
+
+    /// Bytes of all entries applied since the start: says when a snapshot is due before many entries are.
+    pub fn applied_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Follows the applied revision.

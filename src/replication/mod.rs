@@ -20,6 +20,10 @@ pub trait Replicator: Send + Sync + 'static {
     /// Resolves with the applied revision once a local read is at least as new as `consistency` asks for.
     fn read_barrier(&self, consistency: Consistency) -> BoxFuture<'_, Result<Revision, ProposeError>>;
 
+    /// Whether this node has everything that was acknowledged before it started. Until then it can say what there is, but
+    /// not that there is none.
+    fn caught_up(&self) -> bool;
+
     /// How things stand now.
     fn status(&self) -> Status;
 }

@@ -205,7 +205,9 @@ impl Writer {
         // While one is being written there is no second one; the next group asks again.
         let Some(job) = self.shared.applier.state().begin_snapshot() else { return };
         self.since_snapshot = (0, 0);
-        let (log, kept) = (self.shared.log.clone(), self.policy.entries_kept);
+        // Entries so large that their bytes brought this about are not worth keeping by number.
+        let kept = if bytes < self.policy.bytes { self.policy.entries_kept } else { 0 };
+        let log = self.shared.log.clone();
         let spawned = thread::Builder::new().name("snapshot".into()).spawn(move || match job() {
             Ok(file) => purge_before(&*log, file.applied.last, kept),
             Err(err) => tracing::error!(%err, "write a snapshot; the log keeps growing until one succeeds"),
@@ -252,6 +254,11 @@ impl Replicator for Standalone {
                 }
             }
         })
+    }
+
+    /// The log was replayed before this could be asked.
+    fn caught_up(&self) -> bool {
+        true
     }
 
     fn status(&self) -> Status {

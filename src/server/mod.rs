@@ -29,6 +29,9 @@ use crate::{
     settings::Settings,
 };
 
+/// Enough for the most connections, the peers and the files.
+const DESCRIPTORS_WANTED: u64 = 131_072;
+
 /// Why a server did not start; says what to do, in a sentence.
 #[derive(Debug)]
 pub struct StartError(String);
@@ -146,6 +149,11 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
     let quiet = settings.on("quiet").map_err(StartError::new)?;
     let on_signal = |kind| signal(kind).map_err(|err| StartError::caused("listen for signals", err));
     let (mut terminate, mut interrupt) = (on_signal(SignalKind::terminate())?, on_signal(SignalKind::interrupt())?);
+    // Every client that waits has a descriptor of its own; the usual soft limit of 1,024 is for programs with few.
+    match rlimit::increase_nofile_limit(DESCRIPTORS_WANTED) {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(err) => tracing::warn!(%err, "raise the limit of open files"),
+    }
     let server = Server::start(options).await?;
     server.announce(quiet);
     let failed = tokio::select! {

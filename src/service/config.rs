@@ -102,7 +102,16 @@ impl Services {
             }
             None => None,
         };
+        self.found_or_loaded(value.is_some())?;
         Ok(Read { value, revision: self.state.revision() })
+    }
+
+    /// A node that is still loading can say what there is, but not that there is none.
+    pub(super) fn found_or_loaded(&self, found: bool) -> Result<(), ServiceError> {
+        if found || self.replicator.caught_up() {
+            return Ok(());
+        }
+        Err(ServiceError::Unavailable("this node is still loading what the others have; ask another one".into()))
     }
 
     /// One version of a configuration, whoever asks.
@@ -118,6 +127,7 @@ impl Services {
         self.read_barrier(consistency).await?;
         self.metrics.reads.inc();
         let value = self.state.record(key, variant)?;
+        self.found_or_loaded(value.is_some())?;
         Ok(Read { value, revision: self.state.revision() })
     }
 

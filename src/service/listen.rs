@@ -3,7 +3,7 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::Services;
+use super::{ServiceError, Services};
 use crate::{
     state_machine::{ClientLabels, visible},
     types::{ConfigKey, Digest},
@@ -32,18 +32,22 @@ pub enum Seen {
 impl Services {
     /// The places in `interests` whose content is not what the client has seen; empty when nothing changes within
     /// `wait`, or when `stopping` resolves.
+    ///
+    /// # Errors
+    /// [`ServiceError::Unavailable`] while the node cannot tell a key that is missing from one that it has not loaded yet.
     pub async fn wait_for_change(
         &self,
         interests: &[Interest],
         client: &ClientLabels,
         wait: Duration,
         stopping: impl Future<Output = ()>,
-    ) -> Vec<usize> {
+    ) -> Result<Vec<usize>, ServiceError> {
+        self.found_or_loaded(false)?;
         // Most polls are of keys that changed, or find nothing new to wait for long: one look before registering saves
         // the registration, and loses nothing, since the look that counts comes after it.
         let stale = self.stale(interests, client);
-        if !stale.is_empty() {
-            return stale;
+        if !stale.is_empty() || wait.is_zero() {
+            return Ok(stale);
         }
         let deadline = Instant::now() + wait;
         // Register first, compare second: a change between the two then marks the watcher.
@@ -53,16 +57,16 @@ impl Services {
             let stale = self.stale(interests, client);
             if !stale.is_empty() {
                 self.metrics.pushes.inc();
-                return stale;
+                return Ok(stale);
             }
             // A mark may be spurious (A, B, A): compare again.
             tokio::select! {
                 changed = timeout_at(deadline, watcher.changed()) => {
                     if changed.is_err() {
-                        return Vec::new();
+                        return Ok(Vec::new());
                     }
                 }
-                () = &mut stopping => return Vec::new(),
+                () = &mut stopping => return Ok(Vec::new()),
             }
         }
     }

@@ -64,6 +64,20 @@ async fn a_minority_refuses_writes_and_linearizable_reads() {
     assert_eq!(cluster.first().text("k"), Some("1".into()), "local reads go on");
 }
 
+/// Asks until a leader took it: one may change at any time on a busy machine, and the answer then says to ask again.
+async fn add(cluster: &Cluster, through: u64, id: u64) {
+    let added = timeout(PATIENCE, async {
+        loop {
+            match cluster.raft(through).add(member(cluster, id)).await {
+                Ok(()) => return,
+                Err(AdministrationError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(err) => panic!("{err:?}"),
+            }
+        }
+    });
+    added.await.expect("a member is added");
+}
+
 fn member(cluster: &Cluster, id: u64) -> Member {
     Member { node: id, member_address: cluster.places[&id].address.to_string(), http_address: String::new() }
 }
@@ -80,12 +94,20 @@ async fn members_come_by_snapshot_and_leave() {
     let place = cluster.place(4).await;
     cluster.places.insert(4, place);
     cluster.start_node(4).await;
+    assert!(!cluster.nodes[&4].replicator.caught_up(), "it cannot say that there is nothing");
     let mut watcher = cluster.nodes[&4].hub.watch([key("k7")]);
     // Asked of whoever: a follower hands it to the leader.
     for id in 1..=3 {
-        cluster.raft(id).add(member(&cluster, 4)).await.unwrap();
+        add(&cluster, id, 4).await;
     }
     timeout(PATIENCE, watcher.changed()).await.expect("a snapshot marks everybody");
+    let ready = async {
+        while cluster.nodes[&4].replicator.status().not_ready.is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, ready).await.expect("the new node becomes ready");
+    assert!(cluster.nodes[&4].text("k0").is_some() && cluster.nodes[&4].text("k199").is_some(), "ready is loaded");
     let last = cluster.nodes[&4].publish_until_acknowledged("from-the-new-one", "1").await;
     cluster.converge(last).await;
     assert_eq!(cluster.nodes[&4].text("k199").map(|it| it.len()), Some(1991));
@@ -129,7 +151,7 @@ async fn a_standalone_directory_becomes_a_cluster_with_all_its_data() {
         let place = cluster.place(id).await;
         cluster.places.insert(id, place);
         cluster.start_node(id).await;
-        cluster.raft(1).add(member(&cluster, id)).await.unwrap();
+        add(&cluster, 1, id).await;
     }
     let last = cluster.last().publish_until_acknowledged("k1", "changed").await;
     cluster.converge(last).await;
@@ -139,7 +161,6 @@ async fn a_standalone_directory_becomes_a_cluster_with_all_its_data() {
     }
 }
 
-/// A restarted node serves what it had applied before it asks anybody: the committed mark is in its log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handing_over_the_lead_takes_no_election() {
     let cluster = Cluster::start(Mode::Raft(3), Disk::Memory).await;
@@ -150,4 +171,28 @@ async fn handing_over_the_lead_takes_no_election() {
     cluster.raft(leader).transfer_leadership(next).await.unwrap();
     assert!(started.elapsed() < Duration::from_millis(700), "took {:?}", started.elapsed());
     cluster.nodes[&leader].publish_until_acknowledged("k", "2").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_contents_do_not_fill_the_disk_with_log() {
+    let policy = SnapshotPolicy { entries: 1_000_000, bytes: 4 << 20, entries_kept: 500_000 };
+    for mode in [Mode::Standalone, Mode::Raft(1)] {
+        let cluster = Cluster::start_with(mode, Disk::Files, policy).await;
+        for at in 0..24 {
+            cluster.first().publish_until_acknowledged("large", &format!("{at}").repeat(500_000)).await;
+        }
+        let log = cluster.places.values().next().unwrap().dir.join("log");
+        let log_bytes = || -> u64 {
+            let files = std::fs::read_dir(&log).unwrap().flatten();
+            files.filter_map(|it| it.metadata().ok()).map(|it| it.len()).sum()
+        };
+        let started = Instant::now();
+        // 18 MB were written; a segment is 1 MiB here.
+        while log_bytes() > 10 << 20 {
+            assert!(started.elapsed() < PATIENCE, "{mode:?}: the log has {} bytes", log_bytes());
+            cluster.first().publish_until_acknowledged("small", &started.elapsed().as_millis().to_string()).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(cluster.first().text("large").is_some());
+    }
 }

@@ -5,7 +5,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{
     Api,
-    answer::{Answer, caused, json, plain},
+    answer::{Answer, caused, failure, json, plain},
     call::Call,
     config::never_cache,
 };
@@ -80,9 +80,14 @@ fn hold(call: &Call) -> Result<Hold, Box<Answer>> {
 }
 
 pub(super) async fn answer(api: &Api, poll: Poll) -> Answer {
-    let changed = match poll.hold {
-        Hold::ShortPoll | Hold::NoHangUp => api.services.stale(&poll.interests, &poll.client),
-        Hold::Wait(wait) => api.services.wait_for_change(&poll.interests, &poll.client, wait, api.stopping()).await,
+    let wait = match poll.hold {
+        Hold::ShortPoll | Hold::NoHangUp => Duration::ZERO,
+        Hold::Wait(wait) => wait,
+    };
+    let changed = api.services.wait_for_change(&poll.interests, &poll.client, wait, api.stopping()).await;
+    let changed = match changed {
+        Ok(changed) => changed,
+        Err(err) => return failure(&err),
     };
     let encoded = listening::encode_changed(changed.iter().map(|at| {
         let key = &poll.interests[*at].key;
