@@ -7,7 +7,11 @@
 //! - a last batch that is not whole was never acknowledged: the power went while it was written. It is cut off.
 //!
 //! A flipped bit in the last batch would look like the second case. Therefore, when nothing queues up, a mark is written
-//! behind it, as a batch of its own that nobody waits for: with the mark there, the damage is seen for what it is.
+//! behind it: with the mark there, the damage is seen for what it is. Nobody waits for a mark and it is not flushed by
+//! itself. It becomes durable with the next batch, whose number it has: of the two, the power may take either.
+//!
+//! A last batch that can be read is kept, whether it was acknowledged or not; but it may be in the kernel's memory only, so
+//! opening makes it durable before anybody builds on it.
 //!
 //! A failed write or flush is final: nobody knows what the disk holds then, and a second flush may lie.
 mod index;
@@ -252,9 +256,12 @@ impl LogStore for SegmentLog {
             // may leave it, so look again.
             while next < tail_start {
                 match self.read_stored(next)? {
-                    Some(entry) if !take(entry.clone()) => return Ok(entries),
-                    // None: before the first entry of this log, or purged a moment ago.
-                    Some(_) | None => next += 1,
+                    Some(entry) if !take(entry) => return Ok(entries),
+                    Some(_) => next += 1,
+                    // Purged, or truncated, a moment ago. No entry may follow a gap: what is not first is left for later.
+                    None if taken > 0 => return Ok(entries),
+                    // Before the first entry of this log.
+                    None => next += 1,
                 }
             }
         }

@@ -238,6 +238,11 @@ impl Segment {
         self.file.write_all_at(bytes, offset)
     }
 
+    /// Makes durable what was noted.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// Fills the whole of a buffer.
     pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(into, offset)

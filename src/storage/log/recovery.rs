@@ -9,12 +9,9 @@ use crate::storage::{
     LogState, StorageError,
     segment::{
         Blank, Directory, EXTENSION, HEADER_BYTES, Header, Segment, UNFINISHED, damaged,
-        record::{self, ALIGNMENT, Found, HEAD_BYTES, Head, Record},
+        record::{self, ALIGNMENT, Found, HEAD_BYTES, Head, Kind, Record},
     },
 };
-
-/// A later batch found behind damage has a number at most this much higher: a segment holds no more.
-const BATCHES_AHEAD_MAX: u64 = 1 << 32;
 
 /// Segments are looked through in pieces of this size.
 const LOOK_BYTES: usize = 256 << 10;
@@ -34,6 +31,8 @@ pub(super) struct End {
     pub(super) offset: u64,
     /// The last whole batch.
     pub(super) batch: u64,
+    /// Whether a mark stands behind it.
+    pub(super) marked: bool,
     /// The state after it.
     pub(super) state: LogState,
 }
@@ -63,7 +62,10 @@ pub(super) fn recover(directory: &Directory, options: &LogOptions) -> Result<Rec
     if !scan.index.is_complete() {
         return Err(damaged(&active.path, 0, "entries are missing before the first one that is there"));
     }
-    let end = End { active, log: scan.log, offset: scan.offset, batch: scan.batch, state: scan.index.state };
+    // The last name may not be durable yet either, when the process was killed while it gave it.
+    directory.sync().map_err(failed)?;
+    let Scan { log, offset, batch, marked, .. } = scan;
+    let end = End { active, log, offset, batch, marked, state: scan.index.state };
     Ok(Recovered { stored: Stored { index: scan.index, segments }, end })
 }
 
@@ -98,7 +100,7 @@ fn create(directory: &Directory, options: &LogOptions) -> Result<Recovered, Stor
     let header = Header { log, sequence: 1, bytes, batch: 0, state: LogState::default() };
     let active = Arc::new(blank.into_segment(directory, &header).map_err(failed)?);
     let stored = Stored { index: Index::new(header.state), segments: BTreeMap::from([(1, active.clone())]) };
-    let end = End { active, log, offset: HEADER_BYTES, batch: 0, state: header.state };
+    let end = End { active, log, offset: HEADER_BYTES, batch: 0, marked: true, state: header.state };
     Ok(Recovered { stored, end })
 }
 
@@ -108,13 +110,18 @@ struct Scan {
     index: Index,
     /// The last whole batch.
     batch: u64,
-    /// Behind the last whole batch.
+    /// Where it begins.
+    start: u64,
+    /// Behind it, and behind the mark that follows it.
     offset: u64,
+    /// Whether a mark follows it.
+    marked: bool,
 }
 
 impl Scan {
     fn new(first: &Header) -> Self {
-        Self { log: first.log, index: Index::new(first.state), batch: first.batch, offset: HEADER_BYTES }
+        let index = Index::new(first.state);
+        Self { log: first.log, index, batch: first.batch, start: HEADER_BYTES, offset: HEADER_BYTES, marked: true }
     }
 
     fn check_header(&mut self, segment: &Segment, header: &Header) -> Result<(), StorageError> {
@@ -124,7 +131,8 @@ impl Scan {
         if header.batch != self.batch || header.state != self.index.state {
             return Err(damaged(&segment.path, 0, "the end of the segment before it is missing"));
         }
-        self.offset = HEADER_BYTES;
+        // A header is durable before its segment has a name, hence it says as much as a mark.
+        (self.start, self.offset, self.marked) = (HEADER_BYTES, HEADER_BYTES, true);
         Ok(())
     }
 
@@ -138,11 +146,15 @@ impl Scan {
         // Records of the batch that is not whole yet.
         let mut open: Vec<(Record, Slot)> = Vec::new();
         let trouble = loop {
-            match at_place(&bytes, at, segment.seed) {
+            match at_place(&bytes, at, segment) {
                 Found::Record(head) if head.batch == self.batch + 1 => {
+                    let begins = open.is_empty();
                     open.push((head.record, Slot::new(segment.sequence, at as u64, head.payload_bytes)));
                     at += record::size(head.payload_bytes);
-                    if head.closes_batch {
+                    if begins && head.record.kind == Kind::Mark {
+                        open.clear();
+                        (self.offset, self.marked) = (at as u64, true);
+                    } else if head.closes_batch {
                         self.close(segment, &mut open, at as u64)?;
                     }
                 }
@@ -153,20 +165,30 @@ impl Scan {
                 Found::End => break Some("there are zeros where a record must be"),
             }
         };
-        let Some(why) = trouble else { return Ok(()) };
-        let batch = self.batch + 1;
-        if !last || later_batch(&bytes, at, segment.seed, batch) {
-            return Err(damaged(&segment.path, at as u64, why));
+        if let Some(why) = trouble {
+            if !last || later_batch(&bytes, at, segment, self.batch + 1) {
+                return Err(damaged(&segment.path, at as u64, why));
+            }
+            // Never acknowledged: nothing was written after it.
+            tracing::info!(
+                path = %segment.path.display(),
+                offset = self.offset,
+                "cut off the torn end of the log: a write that nobody was answered"
+            );
         }
-        // Never acknowledged: nothing was written after it.
-        tracing::info!(
-            path = %segment.path.display(),
-            offset = self.offset,
-            "cut off the torn end of the log: a write that nobody was answered"
-        );
-        let end = bytes.iter().rposition(|it| *it != 0).map_or(self.offset, |it| it as u64 + 1);
-        let zeros = vec![0; end.saturating_sub(self.offset) as usize];
-        segment.write(self.offset, &zeros).map_err(failed)
+        if last { self.settle(segment, bytes).map_err(failed) } else { Ok(()) }
+    }
+
+    /// Makes the last segment end, durably, with what was found whole in it. A process that is killed leaves a last batch
+    /// that can be read but is in no more than the kernel's memory; after a failed flush the kernel even takes it for
+    /// written. Hence it is written again, whole, before anybody builds on it.
+    fn settle(&self, segment: &Segment, mut bytes: Vec<u8>) -> io::Result<()> {
+        let (start, offset) = (self.start as usize, self.offset as usize);
+        let used = bytes.iter().rposition(|it| *it != 0).map_or(0, |it| it + 1);
+        // Zeros at the end of a payload may not have been kept.
+        bytes.resize(used.max(offset), 0);
+        bytes[offset..].fill(0);
+        segment.write(self.start, &bytes[start..])
     }
 
     fn close(&mut self, segment: &Segment, open: &mut Vec<(Record, Slot)>, end: u64) -> Result<(), StorageError> {
@@ -174,12 +196,12 @@ impl Scan {
             self.index.apply(record, slot).map_err(|why| damaged(&segment.path, slot.offset(), &why))?;
         }
         self.batch += 1;
-        self.offset = end;
+        (self.start, self.offset, self.marked) = (self.offset, end, false);
         Ok(())
     }
 }
 
-/// Up to the last byte that is not zero, and room for one more head. The zeros behind it are read, to know that they are
+/// Up to the last byte that is not zero, and a head further. The zeros behind it are read, to know that they are
 /// zeros, but not kept: most of a segment is zeros.
 fn used_bytes(segment: &Segment) -> io::Result<u64> {
     let mut buffer = vec![0; LOOK_BYTES];
@@ -198,7 +220,8 @@ fn used_bytes(segment: &Segment) -> io::Result<u64> {
     Ok((used + HEAD_BYTES as u64).next_multiple_of(ALIGNMENT as u64).min(segment.bytes))
 }
 
-fn at_place(bytes: &[u8], at: usize, seed: u32) -> Found {
+/// What stands in a place of a segment whose bytes are `bytes`, and zeros behind them.
+fn at_place(bytes: &[u8], at: usize, segment: &Segment) -> Found {
     let Some(head) = bytes.get(at..at + HEAD_BYTES) else {
         let rest = bytes.get(at..).unwrap_or_default();
         return if is_zero(rest) { Found::End } else { Found::Bad("a record is cut off") };
@@ -208,20 +231,28 @@ fn at_place(bytes: &[u8], at: usize, seed: u32) -> Found {
     }
     let Ok(head): Result<&[u8; HEAD_BYTES], _> = head.try_into() else { return Found::End };
     let payload = at + HEAD_BYTES;
-    match payload.checked_add(record::claimed_payload_bytes(head)).and_then(|end| bytes.get(payload..end)) {
-        Some(payload) => record::decode(head, payload, seed),
-        None => Found::Bad("it claims to be longer than what was written"),
+    let end = payload.saturating_add(record::claimed_payload_bytes(head));
+    match bytes.get(payload..end) {
+        Some(payload) => record::decode(head, payload, segment.seed),
+        None if end as u64 > segment.bytes => Found::Bad("it claims to be longer than the segment"),
+        None => {
+            let mut payload = bytes.get(payload..).unwrap_or_default().to_vec();
+            payload.resize(end - at - HEAD_BYTES, 0);
+            record::decode(head, &payload, segment.seed)
+        }
     }
 }
 
-/// Whether a valid record of a later batch stands anywhere behind: then what is damaged was durable.
-fn later_batch(bytes: &[u8], from: usize, seed: u32, batch: u64) -> bool {
+/// Whether a valid record of a batch later than `batch` stands anywhere behind: then what is damaged was durable.
+fn later_batch(bytes: &[u8], from: usize, segment: &Segment, batch: u64) -> bool {
+    // No more batches than that fit in what is there.
+    let batches_max = (bytes.len() / record::size(0)) as u64;
     (from..bytes.len()).step_by(ALIGNMENT).any(|at| {
         let head: Option<&[u8; HEAD_BYTES]> = bytes.get(at..at + HEAD_BYTES).and_then(|it| it.try_into().ok());
         let plausible = head.is_some_and(|head| {
-            (batch + 1..batch.saturating_add(BATCHES_AHEAD_MAX)).contains(&record::claimed_batch(head))
+            (batch + 1..=batch.saturating_add(batches_max)).contains(&record::claimed_batch(head))
         });
-        plausible && matches!(at_place(bytes, at, seed), Found::Record(Head { batch: found, .. }) if found > batch)
+        plausible && matches!(at_place(bytes, at, segment), Found::Record(Head { batch: found, .. }) if found > batch)
     })
 }
 

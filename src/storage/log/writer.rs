@@ -1,6 +1,7 @@
 //! The thread that writes the log: batches, marks, new segments, and the deletion of old ones.
 use std::{
     fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc, PoisonError,
@@ -41,8 +42,10 @@ pub(super) struct Writer {
     /// The state after the last batch.
     state: LogState,
     buffer: Vec<u8>,
-    /// Whether a mark stands behind the last batch that somebody waited for.
+    /// Whether a mark stands behind the last batch.
     marked: bool,
+    /// Whether there is a mark in the active segment that no flush has taken along yet.
+    mark_is_loose: bool,
     /// The next segment, while it is being made.
     preparing: Option<Preparing>,
     metrics: Metrics,
@@ -74,12 +77,34 @@ struct Batch {
 impl Writer {
     /// A writer that goes on where the log ends.
     pub(super) fn new(shared: Arc<Shared>, directory: Directory, end: End, metrics: Metrics) -> Self {
-        let End { active, log, offset, batch, state } = end;
-        let buffer = Vec::new();
-        Self { shared, directory, active, log, offset, batch, state, buffer, marked: true, preparing: None, metrics }
+        let End { active, log, offset, batch, marked, state } = end;
+        Self {
+            shared,
+            directory,
+            active,
+            log,
+            offset,
+            batch,
+            state,
+            buffer: Vec::new(),
+            marked,
+            mark_is_loose: false,
+            preparing: None,
+            metrics,
+        }
     }
 
+    /// Writes until the log is closed. Whatever happens, nobody who asks is left without an answer.
     pub(super) fn run(mut self) {
+        let why = match catch_unwind(AssertUnwindSafe(|| self.work())) {
+            Ok(Ok(())) => return,
+            Ok(Err(why)) => why,
+            Err(_) => "the log's writer panicked".into(),
+        };
+        self.fail(&why);
+    }
+
+    fn work(&mut self) -> Result<(), String> {
         while let Some(batch) = self.next_batch() {
             let result = self.flush(&batch.records);
             let failed = result.as_ref().err().map(ToString::to_string);
@@ -90,9 +115,13 @@ impl Writer {
                 });
             }
             if let Some(why) = failed {
-                return self.fail(&why);
+                return Err(why);
             }
         }
+        if !self.marked {
+            self.mark();
+        }
+        Ok(())
     }
 
     /// Waits for requests and takes as many as one flush may hold. `None` when the log is closed and all is written.
@@ -172,6 +201,7 @@ impl Writer {
         self.metrics.log_bytes.inc_by(self.buffer.len() as u64);
         self.offset += self.buffer.len() as u64;
         self.marked = false;
+        self.mark_is_loose = false;
         if self.buffer.capacity() > BATCH_BYTES_MAX {
             self.buffer = Vec::new();
         }
@@ -192,25 +222,27 @@ impl Writer {
         }
         {
             let mut front = self.shared.front();
-            let durable = records.iter().rev().find(|(record, _)| record.is_entry()).map(|(record, _)| record.id.index);
-            if durable.is_some() {
-                // What was truncated meanwhile is not in the tail; what replaced it is durable only later.
-                let last = front.state.last.map(|it| it.index);
-                let replaced = front.queue.iter().any(|it| matches!(it, Request::Record(_, _)));
-                if !replaced {
-                    front.durable = durable.min(last);
-                }
+            // Up to the last entry on disk, also where this very batch truncated: what replaces entries is not durable
+            // because they were. While a truncation waits, what is on disk says nothing about the tail.
+            let replacing = |it: &Request| match it {
+                Request::Append(_, _) => false,
+                Request::Record(record, _) => matches!(record.kind, Kind::Truncate | Kind::Clear),
+            };
+            if !front.queue.iter().any(replacing) {
+                front.durable = self.state.last.map(|it| it.index);
             }
             let cache_bytes = self.shared.options.cache_bytes;
             front.shrink(cache_bytes);
         }
         if purged {
-            self.delete_old_segments()?;
+            self.delete_old_segments();
         }
         Ok(())
     }
 
-    /// Behind a durable batch, when nobody waits. Not flushed: its loss loses nothing.
+    /// Behind a durable batch, when nobody waits. Not flushed: its loss loses nothing. It has the number of the batch
+    /// that comes next, since they become durable together: either shows that the batch before them was durable, and
+    /// neither says anything about the other.
     fn mark(&mut self) {
         self.marked = true;
         let bytes = record::size(0) as u64;
@@ -223,7 +255,7 @@ impl Writer {
         record::encode(&mut self.buffer, self.active.seed, head, &[]);
         match self.active.note(self.offset, &self.buffer) {
             Ok(()) => {
-                self.batch += 1;
+                self.mark_is_loose = true;
                 self.offset += bytes;
             }
             // The next flush meets the same disk and says so to somebody.
@@ -236,19 +268,12 @@ impl Writer {
         if self.offset + bytes <= self.active.bytes {
             return Ok(());
         }
-        let least = HEADER_BYTES + bytes;
-        let blank = match self.preparing.take() {
-            Some(preparing) if least <= self.shared.options.segment_bytes => {
-                preparing.made.recv().map_err(|_| io::Error::other("the next segment was not made"))??
-            }
-            prepared => {
-                drop(prepared);
-                let bytes = least.max(self.shared.options.segment_bytes).next_multiple_of(HEADER_BYTES);
-                let path = self.unfinished("large");
-                let blank = Blank::create(path, bytes, &AtomicBool::new(false))?;
-                blank.ok_or_else(|| io::Error::other("the next segment was not made"))?
-            }
-        };
+        if self.mark_is_loose {
+            // No flush will ever take it along, and half a mark in the middle of a log would look like damage.
+            self.active.sync()?;
+            self.mark_is_loose = false;
+        }
+        let blank = self.next_blank(HEADER_BYTES + bytes)?;
         let header = Header {
             log: self.log,
             sequence: self.active.sequence + 1,
@@ -261,6 +286,22 @@ impl Writer {
         let mut stored = self.shared.stored.write().unwrap_or_else(PoisonError::into_inner);
         stored.segments.insert(self.active.sequence, self.active.clone());
         Ok(())
+    }
+
+    /// What was prepared, if that is long enough; otherwise made now.
+    fn next_blank(&mut self, least: u64) -> io::Result<Blank> {
+        let segment_bytes = self.shared.options.segment_bytes;
+        if let Some(preparing) = self.preparing.take_if(|_| least <= segment_bytes) {
+            match preparing.made.recv() {
+                Ok(Ok(blank)) => return Ok(blank),
+                // Perhaps the disk was full then, long ago. Whether it still is, is seen now.
+                Ok(Err(err)) => tracing::warn!(%err, "prepare the next log segment; the writer does it"),
+                Err(mpsc::RecvError) => {}
+            }
+        }
+        let bytes = least.max(segment_bytes).next_multiple_of(HEADER_BYTES);
+        let blank = Blank::create(self.unfinished("now"), bytes, &AtomicBool::new(false))?;
+        blank.ok_or_else(|| io::Error::other("the next segment was not made"))
     }
 
     fn unfinished(&self, name: &str) -> PathBuf {
@@ -296,18 +337,26 @@ impl Writer {
         }
     }
 
-    fn delete_old_segments(&self) -> io::Result<()> {
+    fn delete_old_segments(&self) {
         let old: Vec<Arc<Segment>> = {
             let mut stored = self.shared.stored.write().unwrap_or_else(PoisonError::into_inner);
             let oldest = stored.index.oldest_segment().map_or(self.active.sequence, u64::from);
             let kept = stored.segments.split_off(&oldest.min(self.active.sequence));
             std::mem::replace(&mut stored.segments, kept).into_values().collect()
         };
-        // Oldest first: after a crash in between there is no gap.
+        // Oldest first and one by one, so that a crash in between leaves no gap; and none after one that is still there,
+        // for the same reason. What stays is deleted by the first purge after the next start.
         for segment in &old {
-            fs::remove_file(&segment.path)?;
+            match fs::remove_file(&segment.path).and_then(|()| self.directory.sync()) {
+                Ok(()) => {}
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                // All that was asked for is durable; too little room is told by the next segment.
+                Err(err) => {
+                    tracing::warn!(%err, path = %segment.path.display(), "delete a purged log segment");
+                    return;
+                }
+            }
         }
-        if old.is_empty() { Ok(()) } else { self.directory.sync() }
     }
 
     fn fail(self, why: &str) {

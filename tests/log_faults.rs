@@ -1,0 +1,261 @@
+//! The log when the power goes, when a disk says no and when callers are in each other's way: what nobody was answered may
+//! go, what somebody was answered stays, and nobody waits for ever.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    time::Duration,
+};
+
+use coracle::{
+    metrics::Metrics,
+    storage::{
+        LogEntry, LogStore, Payload,
+        log::{LogOptions, SegmentLog},
+    },
+    types::LogId,
+};
+
+const OPTIONS: LogOptions = LogOptions { segment_bytes: 16 * 1024, cache_bytes: 0 };
+/// Bytes before the payload of a record, and where in them batch and kind are: see `docs/FORMAT.md`.
+const HEAD: usize = 41;
+const PAGE: usize = 4096;
+const MARK: u8 = 9;
+
+fn open(dir: &Path) -> SegmentLog {
+    SegmentLog::open(dir, OPTIONS, Metrics::new()).unwrap()
+}
+
+fn entry(term: u64, index: u64, payload: Vec<u8>) -> LogEntry {
+    LogEntry { id: LogId { term, node: 1, index }, payload: Payload::Proposal(payload.into()) }
+}
+
+fn text(index: u64) -> LogEntry {
+    entry(1, index, vec![b'x'; 700])
+}
+
+fn start(log: &SegmentLog, entries: Vec<LogEntry>) -> mpsc::Receiver<std::io::Result<()>> {
+    let (done, is_done) = mpsc::channel();
+    // Who stopped waiting does not mind.
+    log.append(entries, Box::new(move |result| drop(done.send(result))));
+    is_done
+}
+
+fn outcome(answer: &mpsc::Receiver<std::io::Result<()>>) -> Result<(), String> {
+    let answer = answer.recv_timeout(Duration::from_secs(20)).expect("everybody is answered");
+    answer.map_err(|err| err.to_string())
+}
+
+fn append(log: &SegmentLog, entries: Vec<LogEntry>) {
+    outcome(&start(log, entries)).unwrap();
+}
+
+fn all(log: &SegmentLog) -> Vec<LogEntry> {
+    log.read(0..u64::MAX, usize::MAX).unwrap()
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|it| it.unwrap().path());
+    let mut paths: Vec<PathBuf> = paths.filter(|it| it.extension().is_some_and(|it| it == "seg")).collect();
+    paths.sort();
+    paths
+}
+
+/// Where the records of a segment are, and their kinds.
+fn records(path: &Path) -> Vec<(usize, u8)> {
+    let bytes = fs::read(path).unwrap();
+    let (mut at, mut found) = (PAGE, Vec::new());
+    while at + HEAD <= bytes.len() && bytes[at..at + HEAD].iter().any(|it| *it != 0) {
+        let payload = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap());
+        found.push((at, bytes[at + HEAD - 1] & 0x7f));
+        at = (at + HEAD + payload as usize).next_multiple_of(8);
+    }
+    found
+}
+
+fn is_marked(path: &Path) -> bool {
+    records(path).last().is_some_and(|(_, kind)| *kind == MARK)
+}
+
+/// Waits until the writer found nothing to do.
+fn settle(dir: &Path) {
+    for _ in 0..2_000 {
+        if segments(dir).last().is_some_and(|it| is_marked(it)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("the last batch gets a mark");
+}
+
+fn zero(path: &Path, range: std::ops::Range<usize>) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[range].fill(0);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_lost_mark_never_makes_a_torn_batch_look_like_damage() {
+    // The mark is not flushed by itself: when the power goes, the disk may have the end of the next batch but not its
+    // beginning, nor the mark before it.
+    for batch in [1_u64, 2, 5] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        append(&log, vec![text(1)]);
+        settle(dir.path());
+        append(&log, (2..2 + batch).map(text).collect());
+        drop(log);
+        let path = &segments(dir.path())[0];
+        let found = records(path);
+        assert_eq!((found[0].1, found[1].1), (2, MARK));
+        // The closing mark is not there yet, and the beginning did not arrive.
+        zero(path, found[batch as usize + 2].0..PAGE * 4);
+        zero(path, found[1].0..found[2].0 + HEAD);
+        assert_eq!(all(&open(dir.path())), vec![text(1)], "a batch of {batch} was answered to nobody");
+    }
+}
+
+#[test]
+fn a_mark_that_never_reached_an_older_segment_is_not_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for index in 1..=40 {
+        append(&log, vec![text(index)]);
+        settle(dir.path());
+    }
+    let entries = all(&log);
+    drop(log);
+    let paths = segments(dir.path());
+    assert!(paths.len() > 2);
+    let mut lost = 0;
+    for path in &paths[..paths.len() - 1] {
+        if let Some((at, MARK)) = records(path).last().copied() {
+            zero(path, at..at + 48);
+            lost += 1;
+        }
+    }
+    assert!(lost > 0);
+    assert_eq!(all(&open(dir.path())), entries);
+}
+
+#[test]
+fn an_entry_that_ends_with_zeros_is_not_taken_for_torn() {
+    for zeros in [0, 40, 41, 48, 200, 5_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        append(&log, vec![text(1)]);
+        let last = entry(1, 2, [b"x".to_vec(), vec![0; zeros]].concat());
+        append(&log, vec![last.clone()]);
+        drop(log);
+        let path = &segments(dir.path())[0];
+        // As after a kill: nothing stands behind it.
+        let (at, kind) = records(path).last().copied().unwrap();
+        if kind == MARK {
+            zero(path, at..at + 48);
+        }
+        assert_eq!(all(&open(dir.path())), vec![text(1), last], "{zeros} zeros");
+    }
+}
+
+#[test]
+fn a_closed_or_reopened_log_ends_with_a_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    for index in 1..=20 {
+        let log = open(dir.path());
+        drop(start(&log, vec![text(index)]));
+        drop(log);
+        assert!(is_marked(segments(dir.path()).last().unwrap()), "closed while it was busy, {index}");
+    }
+    let path = segments(dir.path()).pop().unwrap();
+    let (at, _) = records(&path).pop().unwrap();
+    zero(&path, at..at + 48);
+    let log = open(dir.path());
+    settle(dir.path());
+    drop(log);
+}
+
+#[test]
+fn readers_see_replaced_entries_while_they_are_on_their_way_to_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, (1..=5).map(|index| entry(1, index, vec![1; 50])).collect());
+    for term in 2..400 {
+        // All in flight together, in whatever batches the writer makes of them.
+        let first = start(&log, (6..=12).map(|index| entry(term, index, vec![2; 50])).collect());
+        log.truncate_after(Some(LogId { term: 1, node: 1, index: 5 }));
+        std::thread::sleep(Duration::from_micros(term % 40));
+        let wanted: Vec<LogEntry> = (6..=10).map(|index| entry(term, index, vec![3; 90])).collect();
+        let second = start(&log, wanted.clone());
+        for _ in 0..20 {
+            assert_eq!(log.read(6..100, usize::MAX).unwrap(), wanted, "term {term}");
+        }
+        outcome(&first).unwrap();
+        outcome(&second).unwrap();
+        assert_eq!(log.read(6..100, usize::MAX).unwrap(), wanted, "term {term}");
+        log.truncate_after(Some(LogId { term: 1, node: 1, index: 5 }));
+    }
+}
+
+#[test]
+fn what_is_read_has_no_gap_while_it_is_purged() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append(&log, (1..=2_000).map(|index| entry(1, index, vec![1; 20])).collect());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for index in 1..=1_900 {
+                log.purge(LogId { term: 1, node: 1, index });
+            }
+        });
+        for _ in 0..200 {
+            let found = log.read(0..100_000, usize::MAX).unwrap();
+            let gap = found.windows(2).find(|it| it[0].id.index + 1 != it[1].id.index);
+            assert!(gap.is_none(), "{gap:?}");
+        }
+    });
+}
+
+#[test]
+fn a_segment_that_cannot_be_deleted_stops_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for index in 1..=60 {
+        append(&log, vec![text(index)]);
+    }
+    fs::remove_file(&segments(dir.path())[0]).unwrap();
+    log.purge(LogId { term: 1, node: 1, index: 50 });
+    append(&log, vec![text(61)]);
+    let (state, entries) = (log.state(), all(&log));
+    drop(log);
+    let log = open(dir.path());
+    assert_eq!((log.state(), all(&log)), (state, entries));
+}
+
+#[test]
+fn after_a_failed_write_everybody_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = open(&path);
+    append(&log, vec![text(1)]);
+    // The next segment cannot get its name.
+    fs::remove_dir_all(&path).unwrap();
+    let answers: Vec<_> = (2..=40).map(|index| start(&log, vec![text(index)])).collect();
+    let failed = answers.iter().map(outcome).skip_while(Result::is_ok).collect::<Vec<_>>();
+    assert!(!failed.is_empty() && failed.iter().all(Result::is_err), "the first failure is final: {failed:?}");
+    assert!(outcome(&start(&log, vec![text(41)])).is_err());
+    let (done, is_done) = mpsc::channel();
+    log.barrier(Box::new(move |result| done.send(result).unwrap()));
+    assert!(outcome(&is_done).is_err());
+}
+
+#[test]
+fn a_callback_that_panics_leaves_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(vec![text(1)], Box::new(|_| panic!("a bug elsewhere")));
+    assert!(outcome(&start(&log, vec![text(2)])).is_err());
+    drop(log);
+    assert_eq!(all(&open(dir.path()))[0], text(1), "what was durable still is");
+}
