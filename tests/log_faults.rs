@@ -240,7 +240,8 @@ fn after_a_failed_write_everybody_is_told() {
     let log = open(&path);
     append(&log, vec![text(1)]);
     // The next segment cannot get its name.
-    fs::remove_dir_all(&path).unwrap();
+    // Another thread may be making it, so one attempt is not always enough.
+    while fs::remove_dir_all(&path).is_err() {}
     let answers: Vec<_> = (2..=40).map(|index| start(&log, vec![text(index)])).collect();
     let failed = answers.iter().map(outcome).skip_while(Result::is_ok).collect::<Vec<_>>();
     assert!(!failed.is_empty() && failed.iter().all(Result::is_err), "the first failure is final: {failed:?}");
@@ -255,7 +256,11 @@ fn a_callback_that_panics_leaves_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     log.append(vec![text(1)], Box::new(|_| panic!("a bug elsewhere")));
-    assert!(outcome(&start(&log, vec![text(2)])).is_err());
+    // In the same batch, or after it.
+    let second = outcome(&start(&log, vec![text(2)]));
+    assert!(outcome(&start(&log, vec![text(3)])).is_err());
     drop(log);
-    assert_eq!(all(&open(dir.path()))[0], text(1), "what was durable still is");
+    let entries = all(&open(dir.path()));
+    assert_eq!(entries[0], text(1), "what was durable still is");
+    assert!(second.is_err() || entries.contains(&text(2)), "what was answered is durable");
 }

@@ -234,10 +234,16 @@ impl LogStore for SegmentLog {
             fits
         };
         let mut next = range.start;
+        let mut begun = false;
         loop {
             let tail_start = {
                 let front = self.front();
-                next = next.max(front.state.purged.map_or(0, |it| it.index + 1));
+                let first = front.state.purged.map_or(0, |it| it.index + 1);
+                if begun && next < first {
+                    // Purged a moment ago. No entry may follow a gap.
+                    return Ok(entries);
+                }
+                next = next.max(first);
                 let end = range.end.min(front.state.last.map_or(0, |it| it.index + 1));
                 let tail_start = front.tail.front().map_or(end, |entry| entry.id.index).min(end);
                 if next >= tail_start {
@@ -256,10 +262,10 @@ impl LogStore for SegmentLog {
             // may leave it, so look again.
             while next < tail_start {
                 match self.read_stored(next)? {
-                    Some(entry) if !take(entry) => return Ok(entries),
-                    Some(_) => next += 1,
-                    // Purged, or truncated, a moment ago. No entry may follow a gap: what is not first is left for later.
-                    None if taken > 0 => return Ok(entries),
+                    Some(entry) if !take(entry.clone()) => return Ok(entries),
+                    Some(_) => (begun, next) = (true, next + 1),
+                    // Purged or truncated a moment ago.
+                    None if begun => return Ok(entries),
                     // Before the first entry of this log.
                     None => next += 1,
                 }

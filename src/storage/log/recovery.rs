@@ -249,9 +249,8 @@ fn later_batch(bytes: &[u8], from: usize, segment: &Segment, batch: u64) -> bool
     let batches_max = (bytes.len() / record::size(0)) as u64;
     (from..bytes.len()).step_by(ALIGNMENT).any(|at| {
         let head: Option<&[u8; HEAD_BYTES]> = bytes.get(at..at + HEAD_BYTES).and_then(|it| it.try_into().ok());
-        let plausible = head.is_some_and(|head| {
-            (batch + 1..=batch.saturating_add(batches_max)).contains(&record::claimed_batch(head))
-        });
+        let plausible = head
+            .is_some_and(|head| (batch + 1..=batch.saturating_add(batches_max)).contains(&record::claimed_batch(head)));
         plausible && matches!(at_place(bytes, at, segment), Found::Record(Head { batch: found, .. }) if found > batch)
     })
 }

@@ -96,27 +96,27 @@ impl Writer {
 
     /// Writes until the log is closed. Whatever happens, nobody who asks is left without an answer.
     pub(super) fn run(mut self) {
-        let why = match catch_unwind(AssertUnwindSafe(|| self.work())) {
-            Ok(Ok(())) => return,
-            Ok(Err(why)) => why,
-            Err(_) => "the log's writer panicked".into(),
-        };
-        self.fail(&why);
+        if let Err(why) = self.work() {
+            self.fail(&why);
+        }
     }
 
     fn work(&mut self) -> Result<(), String> {
         while let Some(batch) = self.next_batch() {
-            let result = self.flush(&batch.records);
-            let failed = result.as_ref().err().map(ToString::to_string);
+            let flushed = catch_unwind(AssertUnwindSafe(|| self.flush(&batch.records)));
+            let mut result = match flushed {
+                Ok(flushed) => flushed.map_err(|err| err.to_string()),
+                Err(_) => Err("the log's writer panicked".to_owned()),
+            };
+            let answer = result.clone();
             for durable in batch.waiting {
-                durable(match &failed {
-                    None => Ok(()),
-                    Some(why) => Err(io::Error::other(why.clone())),
-                });
+                let answer = answer.clone().map_err(io::Error::other);
+                if catch_unwind(AssertUnwindSafe(|| durable(answer))).is_err() {
+                    // Whoever waited knows nothing of its write now; the others in this batch do.
+                    result = Err("a caller of the log panicked".into());
+                }
             }
-            if let Some(why) = failed {
-                return Err(why);
-            }
+            result?;
         }
         if !self.marked {
             self.mark();
