@@ -8,5 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         .extern_path(".coracle.log", "crate::storage::codec::wire")
         .compile_fds(raft)?;
+    let nacos = protox::compile(["proto/nacos.proto"], ["proto"])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(nacos)?;
     Ok(())
 }

@@ -11,8 +11,8 @@ pub(crate) fn key(data_id: &str, group: &str, tenant: &str) -> Result<ConfigKey,
     ConfigKey::new(&namespace(tenant)?, group, data_id)
 }
 
-/// The text with which Nacos refuses a name.
-pub(crate) fn refusal(err: &InvalidName) -> String {
+/// Why Nacos refuses a name, in its words.
+pub(crate) fn complaint(err: &InvalidName) -> String {
     let field = match err.field {
         NameField::Namespace => "namespaceId/tenant",
         NameField::Group => "group",
@@ -20,14 +20,18 @@ pub(crate) fn refusal(err: &InvalidName) -> String {
         NameField::Tag => "tag",
     };
     match (err.field, err.problem) {
-        (NameField::Tag, NameProblem::TooLong { max }) => format!("caused: too long tag, over {max};"),
-        (NameField::Tag, _) => format!("caused: invalid tag : {};", err.value),
-        (_, NameProblem::Blank) => format!("caused: invalid {field} : {};", err.value),
+        (NameField::Tag, NameProblem::TooLong { max }) => format!("too long tag, over {max}"),
+        (NameField::Tag, _) | (_, NameProblem::Blank) => format!("invalid {field} : {}", err.value),
         (_, NameProblem::IllegalCharacter) => {
-            format!("Param '{field}' is illegal, illegal characters should not appear in the param.\r\n")
+            format!("Param '{field}' is illegal, illegal characters should not appear in the param.")
         }
         (_, NameProblem::TooLong { max }) => {
-            format!("Param '{field}' is illegal, the param length should not exceed {max}.\r\n")
+            format!("Param '{field}' is illegal, the param length should not exceed {max}.")
         }
     }
+}
+
+/// Whether Nacos finds it in the filter before its handlers, and not in one of them.
+pub(crate) fn is_found_by_filter(err: &InvalidName) -> bool {
+    err.field != NameField::Tag && err.problem != NameProblem::Blank
 }

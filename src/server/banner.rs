@@ -6,6 +6,7 @@ use crate::replication::Status;
 /// The facts of a start.
 pub(super) struct Ready<'a> {
     pub(super) http: SocketAddr,
+    pub(super) grpc: SocketAddr,
     pub(super) data: &'a Path,
     pub(super) status: &'a Status,
     pub(super) configs: usize,
@@ -40,6 +41,7 @@ fn block(ready: &Ready<'_>) -> String {
         std::process::id()
     );
     out += &format!("  HTTP API   http://{http}/nacos       Nacos v1 compatible\n");
+    out += &format!("  gRPC       {}                 Nacos 2.x and 3.x clients\n", ready.grpc);
     out += &format!("  Metrics    http://{http}/metrics     Health  /readyz\n\n");
     if let Some(ago) = ready.last_write {
         out += &format!("  {} configurations · last write {} ago\n\n", ready.configs, human(ago));
@@ -65,6 +67,7 @@ fn line(ready: &Ready<'_>) -> String {
         "mode": if ready.status.standalone { "standalone" } else { "member" },
         "node": ready.status.node,
         "http": format!("http://{}/nacos", ready.http),
+        "grpc": ready.grpc.to_string(),
         "data": ready.data.display().to_string(),
         "pid": std::process::id(),
         "configs": ready.configs,

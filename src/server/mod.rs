@@ -1,11 +1,19 @@
 //! The composition root: the only folder that sees everything, and knows no rules.
 mod banner;
 mod data_dir;
+mod grpc;
 mod http;
 mod node;
 mod options;
 
-use std::{error::Error, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -23,7 +31,7 @@ use crate::{
     admin,
     clock::{Clock, SystemClock},
     metrics::Metrics,
-    nacos::http::Api,
+    nacos::{self, http::Api},
     replication::Status,
     service::Services,
     settings::Settings,
@@ -59,6 +67,8 @@ pub struct Server {
     node: Node,
     services: Arc<Services>,
     http_address: SocketAddr,
+    grpc_address: SocketAddr,
+    grpc: grpc::Serving,
     stopping: watch::Sender<bool>,
     serving: JoinHandle<()>,
     data: PathBuf,
@@ -74,6 +84,8 @@ impl Server {
         let started = Instant::now();
         let listener = bind(options.http, "HTTP", "--port").await?;
         let http_address = listener.local_addr().map_err(|err| StartError::caused("listen", err))?;
+        let grpc_listener = bind(options.grpc, "gRPC", "--port (gRPC is served on --port + 1000)").await?;
+        let grpc_address = grpc_listener.local_addr().map_err(|err| StartError::caused("listen", err))?;
         let metrics = Metrics::new();
         let (stopping, stopped) = watch::channel(false);
         let storage = Storage { data: options.data.clone(), snapshots: options.snapshots };
@@ -97,14 +109,29 @@ impl Server {
             port: http_address.port(),
             stopping: stopped.clone(),
         });
-        let router = crate::nacos::http::router(api).merge(admin::router(services.clone(), metrics));
+        let grpc = grpc::Serving::start(
+            grpc_listener,
+            Arc::new(nacos::grpc::Api {
+                services: services.clone(),
+                metrics: metrics.clone(),
+                content_bytes_max: options.content_bytes_max,
+                connections: Arc::default(),
+                next_request: AtomicU64::new(1),
+            }),
+        );
+        let router = nacos::http::router(api).merge(admin::router(services.clone(), metrics));
         let serving = tokio::spawn(http::serve(listener, router, stopped));
-        Ok(Self { node, services, http_address, stopping, serving, data: options.data, started })
+        Ok(Self { node, services, http_address, grpc_address, grpc, stopping, serving, data: options.data, started })
     }
 
     /// Where HTTP is served.
     pub fn http_address(&self) -> SocketAddr {
         self.http_address
+    }
+
+    /// Where gRPC is served.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc_address
     }
 
     /// How the node stands.
@@ -115,7 +142,8 @@ impl Server {
     /// Answers what waits, hands over the lead, writes out what is only in memory, and ends. Takes at most about 2 s.
     pub async fn stop(self) {
         self.stopping.send_replace(true);
-        if let Err(err) = self.serving.await {
+        let ((), served) = tokio::join!(self.grpc.stop(), self.serving);
+        if let Err(err) = served {
             tracing::error!(%err, "serve HTTP");
         }
         drop(self.services);
@@ -129,6 +157,7 @@ impl Server {
         banner::announce(
             &banner::Ready {
                 http: self.http_address,
+                grpc: self.grpc_address,
                 data: &self.data,
                 status: &self.status(),
                 configs: heads.len(),

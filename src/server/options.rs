@@ -25,6 +25,8 @@ pub struct Options {
     pub data: PathBuf,
     /// Where to serve HTTP; port 0 takes a free one.
     pub http: SocketAddr,
+    /// Where to serve gRPC; port 0 takes a free one. Nacos clients take it for granted that it is HTTP + 1000.
+    pub grpc: SocketAddr,
     /// Alone or in a cluster.
     pub mode: Mode,
     /// The largest content, in bytes.
@@ -39,6 +41,7 @@ impl Options {
         Self {
             data: data.to_owned(),
             http: (Ipv4Addr::LOCALHOST, 0).into(),
+            grpc: (Ipv4Addr::LOCALHOST, 0).into(),
             mode: Mode::Standalone,
             content_bytes_max: limits::CONTENT_BYTES_MAX_DEFAULT,
             snapshots: SnapshotPolicy::default(),
@@ -59,7 +62,7 @@ impl Options {
             settings.parse("listen", "an IP address, like 127.0.0.1 or 0.0.0.0")?.unwrap_or(Ipv4Addr::LOCALHOST.into());
         let port: u16 = settings.parse("port", "a port, like 8848")?.unwrap_or(8848);
         if port > u16::MAX - GRPC_OFFSET || port == 0 {
-            return Err(settings.wrong("port", "1 to 64535: port + 1000 is reserved for the gRPC clients of Nacos"));
+            return Err(settings.wrong("port", "1 to 64535: port + 1000 is for the gRPC clients of Nacos"));
         }
         let content_bytes_max = settings.bytes("max-content")?.unwrap_or(limits::CONTENT_BYTES_MAX_DEFAULT);
         if !(1..=limits::CONTENT_BYTES_MAX_EVER).contains(&content_bytes_max) {
@@ -72,7 +75,8 @@ impl Options {
         let snapshots = SnapshotPolicy { entries, entries_kept: entries / 2, ..SnapshotPolicy::default() };
         let mode = mode(settings, port)?;
         let data = settings.text("data").unwrap_or("coracle-data").into();
-        Ok(Self { data, http: SocketAddr::new(listen, port), mode, content_bytes_max, snapshots })
+        let (http, grpc) = (SocketAddr::new(listen, port), SocketAddr::new(listen, port + GRPC_OFFSET));
+        Ok(Self { data, http, grpc, mode, content_bytes_max, snapshots })
     }
 }
 

@@ -1,12 +1,13 @@
 //! Waiting until a configuration is not what a client believes it to be.
 use std::{future::Future, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{ServiceError, Services};
 use crate::{
     state_machine::{ClientLabels, visible},
-    types::{ConfigKey, Digest},
+    types::{ConfigKey, Consistency, Digest},
+    watch::Watcher,
 };
 
 /// What a client believes about one key.
@@ -68,6 +69,28 @@ impl Services {
                 }
                 () = &mut stopping => return Ok(Vec::new()),
             }
+        }
+    }
+
+    /// A watcher of nothing yet, for a connection that lives long. Whoever uses it keeps the order: register, then compare.
+    pub fn watcher(&self) -> Watcher {
+        self.hub.watch([])
+    }
+
+    /// Whether this node can tell a key that is missing from one that it has not loaded yet.
+    pub fn caught_up(&self) -> bool {
+        self.replicator.caught_up()
+    }
+
+    /// Waits until this node has applied all that was acknowledged anywhere before, but no longer than `within`: a client
+    /// that comes from another node is not told something older than it heard there.
+    pub async fn catch_up(&self, within: Duration) {
+        let barrier = self.replicator.read_barrier(Consistency::Linearizable);
+        match timeout(within, barrier).await {
+            Ok(Ok(_)) => {}
+            // No majority, or a slow one: what there is here is better than nothing.
+            Ok(Err(err)) => tracing::debug!(%err, "a client came before this node knew what the others have"),
+            Err(_) => tracing::debug!("a client came before this node knew what the others have"),
         }
     }
 

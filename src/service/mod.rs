@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 pub use config::{Filter, Found, Listed, Page, Read, Written};
 pub use listen::{Interest, Seen};
 
-pub use crate::state_machine::ClientLabels;
+pub use crate::{state_machine::ClientLabels, watch::Watcher};
 
 use crate::{
     clock::Clock,

@@ -49,7 +49,10 @@ impl Mailbox {
         if !marks.dirty.is_empty() {
             return Poll::Ready(mem::take(&mut marks.dirty));
         }
-        marks.waker = Some(context.waker().clone());
+        match &mut marks.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
         Poll::Pending
     }
 }
@@ -63,7 +66,7 @@ impl Hub {
             index.watcher_count += 1;
             index.next_id
         };
-        let mut watcher = Watcher { hub: self.clone(), id, mailbox: Arc::default(), keys: Vec::new() };
+        let watcher = Watcher { hub: self.clone(), id, mailbox: Arc::default(), keys: Mutex::default() };
         watcher.add(keys);
         watcher
     }
@@ -127,25 +130,32 @@ pub struct Watcher {
     id: u64,
     mailbox: Arc<Mailbox>,
     /// What is registered, each key once, in order.
-    keys: Vec<ConfigKey>,
+    keys: Mutex<Vec<ConfigKey>>,
 }
 
 impl Watcher {
     /// Watches these keys too; those watched already are left as they are.
-    pub fn add(&mut self, keys: impl IntoIterator<Item = ConfigKey>) {
+    pub fn add(&self, keys: impl IntoIterator<Item = ConfigKey>) {
         let mut added: Vec<ConfigKey> = keys.into_iter().collect();
         added.sort_unstable();
         added.dedup();
-        added.retain(|key| self.keys.binary_search(key).is_err());
+        let mut watched = lock(&self.keys);
+        added.retain(|key| watched.binary_search(key).is_err());
         self.hub.register(self.id, &self.mailbox, &added);
-        self.keys.extend(added);
-        self.keys.sort_unstable();
+        watched.extend(added);
+        watched.sort_unstable();
     }
 
     /// Watches these keys no longer. A mark made before stays.
-    pub fn remove(&mut self, keys: &BTreeSet<ConfigKey>) {
-        let gone: Vec<ConfigKey> = self.keys.extract_if(.., |key| keys.contains(key)).collect();
+    pub fn remove(&self, keys: &BTreeSet<ConfigKey>) {
+        let mut watched = lock(&self.keys);
+        let gone: Vec<ConfigKey> = watched.extract_if(.., |key| keys.contains(key)).collect();
         self.hub.deregister(self.id, &gone);
+    }
+
+    /// How many keys it watches.
+    pub fn key_count(&self) -> usize {
+        lock(&self.keys).len()
     }
 
     /// Marks a key of one's own again, after a push of it was not acknowledged.
@@ -155,13 +165,18 @@ impl Watcher {
 
     /// Waits until at least one key is dirty, and takes all dirty keys.
     pub async fn changed(&mut self) -> BTreeSet<ConfigKey> {
-        poll_fn(|context| self.mailbox.poll_take(context)).await
+        poll_fn(|context| self.poll_changed(context)).await
+    }
+
+    /// The same for a caller that is polled itself. Only the last one who asked is woken.
+    pub fn poll_changed(&self, context: &Context<'_>) -> Poll<BTreeSet<ConfigKey>> {
+        self.mailbox.poll_take(context)
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.hub.deregister(self.id, &self.keys);
+        self.hub.deregister(self.id, &lock(&self.keys));
         lock(&self.hub.0).watcher_count -= 1;
     }
 }

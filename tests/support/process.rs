@@ -14,7 +14,7 @@ use tokio::time::Instant;
 /// How long a busy machine may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A port that is free now, with its neighbours at +1000 and −1000 below the ephemeral range of most systems.
+/// A port that is free now, with its neighbours at −1000 and +1000 below the ephemeral range of most systems.
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -23,7 +23,7 @@ pub fn free_port() -> u16 {
         let spread = (std::process::id() % 997) as u16;
         let port = 12_000 + (spread * 17 + step * 13) % 9_000;
         let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if free(port) && free(port - 1000) {
+        if free(port) && free(port - 1000) && free(port + 1000) {
             return port;
         }
     }

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::{
+    nacos::names,
     service::ServiceError,
-    types::{Millis, Rejection, Revision},
+    types::{InvalidName, Millis, Rejection, Revision},
 };
 
 /// In every answer: the revision that it is of.
@@ -78,6 +79,15 @@ pub(super) fn spring(status: StatusCode, now: Millis, message: &str, path: &str)
 /// A refusal in the words of v1 handlers.
 pub(super) fn caused(why: &str) -> Answer {
     plain(StatusCode::BAD_REQUEST, format!("caused: {why};"))
+}
+
+/// A refused name: the filter answers in lines, the handlers as `caused`.
+pub(super) fn illegal_name(err: &InvalidName) -> Box<Answer> {
+    let why = names::complaint(err);
+    if names::is_found_by_filter(err) {
+        return Box::new(plain(StatusCode::BAD_REQUEST, format!("{why}\r\n")));
+    }
+    Box::new(caused(&why))
 }
 
 /// The one table from service errors to statuses. Clients rotate servers on 500, 502 and 503 only.

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::{
     Api,
-    answer::{Answer, caused, plain, spring},
+    answer::{Answer, caused, illegal_name, plain, spring},
     params::{BadParams, Params, multipart},
 };
 use crate::{
@@ -81,7 +81,7 @@ impl Call {
         self.check_names()?;
         let (data_id, group) = (self.required("dataId")?, self.required("group")?);
         let tenant = self.params.get("tenant").unwrap_or_default();
-        names::key(data_id, group, tenant).map_err(|err| Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err))))
+        names::key(data_id, group, tenant).map_err(|err| illegal_name(&err))
     }
 
     /// Refuses names that break the rules; what is blank or missing is another matter.
@@ -89,7 +89,7 @@ impl Call {
         let stand_in = |name: &str| self.params.filled(name).unwrap_or("x").to_owned();
         match names::key(&stand_in("dataId"), &stand_in("group"), self.params.get("tenant").unwrap_or_default()) {
             Ok(_) => Ok(()),
-            Err(err) => Err(Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err)))),
+            Err(err) => Err(illegal_name(&err)),
         }
     }
 
@@ -112,7 +112,7 @@ impl Call {
             .filled("tag")
             .map(Tag::parse)
             .transpose()
-            .map_err(|err| Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err))))?;
+            .map_err(|err| illegal_name(&err))?;
         let carried_tag = self.header("vipserver-tag").and_then(|it| Tag::parse(it).ok());
         Ok(ClientLabels { ip: self.ip(), asked_tag, carried_tag })
     }

@@ -9,16 +9,13 @@ use serde_json::{Value, json};
 
 use super::{
     Api,
-    answer::{Answer, Envelope, caused, envelope, failure, json as json_answer, plain, with_revision},
+    answer::{Answer, Envelope, caused, envelope, failure, illegal_name, json as json_answer, plain, with_revision},
     call::Call,
 };
 use crate::{
-    nacos::names,
+    nacos::publishing::{Asked, Refusal, variant_to_remove},
     service::{Found, ServiceError},
-    types::{
-        Attributes, Author, ConfigKey, ConfigRecord, Content, ContentType, Digest, Precondition, Publication, Tag,
-        Variant,
-    },
+    types::{ConfigKey, ConfigRecord, ContentType, Publication, Variant},
 };
 
 static CONFIG_TYPE: HeaderName = HeaderName::from_static("config-type");
@@ -27,22 +24,7 @@ static ENCRYPTED_DATA_KEY: HeaderName = HeaderName::from_static("encrypted-data-
 static IS_BETA: HeaderName = HeaderName::from_static("isbeta");
 static TAG: HeaderName = HeaderName::from_static("tag");
 
-/// Nacos: `ParamUtils`. Bounds of what describes a configuration, in characters.
-const DESCRIPTION_MAX: usize = 128;
-/// Nacos answers `true` to a longer one and stores nothing: a column is too narrow.
-const APP_NAME_MAX: usize = 128;
-const USE_MAX: usize = 32;
-const SCHEMA_MAX: usize = 32_768;
-const CONFIG_TAGS_MAX: usize = 5;
-const CONFIG_TAG_MAX: usize = 64;
-/// A beta rule lists at most this many addresses.
-const BETA_IPS_MAX: usize = 10_000;
-
 type Refused = Box<Answer>;
-
-fn refuse(why: &str) -> Refused {
-    Box::new(caused(why))
-}
 
 /// What clients and proxies must not keep.
 pub(super) fn never_cache(headers: &mut HeaderMap) {
@@ -68,68 +50,29 @@ fn publication(api: &Api, mut call: Call) -> Result<Publication, Refused> {
         call.required(name)?;
     }
     let key = call.key()?;
-    let content = call.params.take("content").unwrap_or_default();
-    if content.trim().is_empty() {
-        return Err(refuse(&format!("content is blank : {content}")));
-    }
-    if content.len() > api.content_bytes_max {
-        return Err(refuse(&format!("invalid content, over {}", api.content_bytes_max)));
-    }
-    let tag = call.params.filled("tag").map(Tag::parse).transpose();
-    let tag = tag.map_err(|err| Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err))))?;
-    let attributes = attributes(&mut call)?;
-    let beta_ips: Vec<String> = call
-        .header("betaips")
-        .map_or(Vec::new(), |ips| ips.split(',').map(|ip| ip.trim().to_owned()).filter(|ip| !ip.is_empty()).collect());
-    if beta_ips.len() > BETA_IPS_MAX {
-        return Err(refuse(&format!("too many betaIps, over {BETA_IPS_MAX}")));
-    }
-    let precondition = match call.header("casmd5") {
-        None => Precondition::None,
-        Some(md5) => Digest::from_hex(md5.trim()).map_or(Precondition::DigestUnknown, Precondition::DigestIsOrAbsent),
-    };
-    let variant = match tag {
-        _ if !beta_ips.is_empty() => Variant::Beta,
-        Some(tag) => Variant::Tag(tag),
-        None => Variant::Formal,
-    };
-    let user = call.params.filled("src_user").or_else(|| call.params.filled("username")).map(Arc::from);
-    let author = Author { user, ip: call.ip().into() };
-    Ok(Publication { key, variant, content: Content::new(content), attributes, beta_ips, precondition, author })
-}
-
-fn attributes(call: &mut Call) -> Result<Attributes, Refused> {
-    let bounds = [
-        ("appName", APP_NAME_MAX),
-        ("desc", DESCRIPTION_MAX),
-        ("use", USE_MAX),
-        ("effect", USE_MAX),
-        ("type", USE_MAX),
-        ("schema", SCHEMA_MAX),
-    ];
-    for (name, max) in bounds {
-        if call.params.get(name).is_some_and(|it| it.chars().count() > max) {
-            return Err(refuse(&format!("too long {name}, over {max}")));
-        }
-    }
-    if let Some(tags) = call.params.get("config_tags") {
-        if tags.split(',').count() > CONFIG_TAGS_MAX {
-            return Err(refuse(&format!("too much config_tags, over {CONFIG_TAGS_MAX}")));
-        }
-        if tags.split(',').any(|tag| tag.chars().count() > CONFIG_TAG_MAX) {
-            return Err(refuse(&format!("too long tag, over {CONFIG_TAG_MAX}")));
-        }
-    }
+    let header = |name| call.header(name).map(str::to_owned);
+    let (beta_ips, cas_md5, ip) = (header("betaips"), header("casmd5"), call.ip());
+    let user = call.params.filled("src_user").or_else(|| call.params.filled("username")).map(str::to_owned);
     let params = &mut call.params;
-    Ok(Attributes {
-        content_type: ContentType::parse(params.get("type").unwrap_or_default()),
+    let asked = Asked {
+        content: params.take("content"),
+        tag: params.take("tag"),
+        beta_ips,
+        cas_md5,
+        user,
+        ip,
+        content_type: params.take("type"),
         app_name: params.take("appName"),
         config_tags: params.take("config_tags"),
         description: params.take("desc"),
         usage: params.take("use"),
         effect: params.take("effect"),
         schema: params.take("schema"),
-        encrypted_data_key: params.take("encryptedDataKey").filter(|it| !it.trim().is_empty()),
+        encrypted_data_key: params.take("encryptedDataKey"),
+    };
+    asked.publication(key, api.content_bytes_max).map_err(|refusal| match refusal {
+        Refusal::Name(err) => illegal_name(&err),
+        Refusal::Content(why) | Refusal::Description(why) => Box::new(caused(&why)),
     })
 }
 
@@ -266,14 +209,9 @@ pub(super) async fn catalog(api: &Api, call: &Call) -> Answer {
 }
 
 pub(super) async fn remove(api: &Api, call: &Call) -> Answer {
-    let asked = (|| {
+    let asked = (|| -> Result<_, Refused> {
         let key = call.key()?;
-        // Publishing stores tag `t` as gray name `tag_t`; both spellings mean that version.
-        let tag = call.params.filled("tag").map(|tag| tag.strip_prefix("tag_").unwrap_or(tag));
-        let variant = match tag.map(Tag::parse).transpose() {
-            Ok(tag) => tag.map_or(Variant::Formal, Variant::Tag),
-            Err(err) => return Err(Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err)))),
-        };
+        let variant = variant_to_remove(call.params.get("tag")).map_err(|err| illegal_name(&err))?;
         Ok((key, variant))
     })();
     let (key, variant): (ConfigKey, Variant) = match asked {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     Api, NACOS_VERSION,
-    answer::{Answer, caused, envelope, failure, json as json_answer, plain, with_revision},
+    answer::{Answer, caused, envelope, failure, illegal_name, json as json_answer, plain, with_revision},
     call::Call,
     wrong_method,
 };
@@ -96,7 +96,7 @@ pub(super) async fn namespaces(api: &Api, call: Call) -> Answer {
 type Outcome = Result<Answer, Box<Answer>>;
 
 fn id(text: &str) -> Result<NamespaceId, Box<Answer>> {
-    names::namespace(text).map_err(|err| Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err))))
+    names::namespace(text).map_err(|err| illegal_name(&err))
 }
 
 fn get(api: &Api, call: &Call) -> Outcome {

@@ -5,7 +5,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{
     Api,
-    answer::{Answer, caused, failure, json, plain},
+    answer::{Answer, caused, failure, illegal_name, json, plain},
     call::Call,
     config::never_cache,
 };
@@ -50,7 +50,7 @@ pub(super) fn prepare(call: Call) -> Result<Poll, Box<Answer>> {
     if lines.len() > limits::LISTEN_KEYS_MAX {
         return Err(invalid());
     }
-    let refused = |err: InvalidName| Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err)));
+    let refused = |err: InvalidName| illegal_name(&err);
     let interests = lines.iter().map(interest).collect::<Result<_, _>>().map_err(refused)?;
     let spelled = lines.iter().map(|line| line.tenant.is_some_and(|it| !it.trim().is_empty())).collect();
     let hold = hold(&call)?;

@@ -1,10 +1,9 @@
 //! `/v1/cs/configs?search=…`: pages of configurations.
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
     Api,
-    answer::{Answer, caused, failure, json as json_answer, plain},
+    answer::{Answer, caused, failure, illegal_name, json as json_answer},
     call::Call,
     config::summary,
 };
@@ -66,7 +65,7 @@ fn request(call: &Call, blur: bool) -> Result<(Filter, usize, usize), Box<Answer
     }
     let tenant = call.params.get("tenant").unwrap_or_default();
     let namespace =
-        names::namespace(tenant).map_err(|err| Box::new(plain(StatusCode::BAD_REQUEST, names::refusal(&err))))?;
+        names::namespace(tenant).map_err(|err| illegal_name(&err))?;
     let list = |name: &str| -> Vec<String> {
         let text = call.params.get(name).unwrap_or_default();
         text.split(',').map(|it| it.trim().to_owned()).filter(|it| !it.is_empty()).collect()

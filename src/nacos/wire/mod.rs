@@ -1,2 +1,4 @@
 //! Encodings, without behaviour.
 pub mod listening;
+pub mod messages;
+pub mod payload;

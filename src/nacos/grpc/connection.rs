@@ -1,0 +1,241 @@
+//! A client that has introduced itself: what it listens to, and a word that can be put in for it from outside its stream.
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OnceCell, watch},
+    time::Instant,
+};
+
+use crate::{
+    service::{ClientLabels, Services, Watcher},
+    types::{ConfigKey, limits},
+};
+
+/// How long a new client waits until this node has what the others have. Shorter than the deadline of a client's request,
+/// longer than most elections.
+const CATCH_UP_MAX: Duration = Duration::from_millis(1_500);
+
+/// How a client spells the tenant of a key. Only the default namespace has more than one spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Spelling {
+    /// Absent, null or blank: a push leaves the tenant out.
+    Blank,
+    /// By its name.
+    Named,
+}
+
+/// The spellings that a client uses for one key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Spellings {
+    blank: bool,
+    named: bool,
+}
+
+impl Spellings {
+    fn set(&mut self, spelling: Spelling, listens: bool) {
+        match spelling {
+            Spelling::Blank => self.blank = listens,
+            Spelling::Named => self.named = listens,
+        }
+    }
+
+    fn iter(self) -> impl Iterator<Item = Spelling> {
+        [(self.blank, Spelling::Blank), (self.named, Spelling::Named)].into_iter().filter(|it| it.0).map(|it| it.1)
+    }
+}
+
+/// A client. It lives as long as its stream; requests on the same TCP connection find it there.
+pub(super) struct Connection {
+    /// What decides which versions it sees.
+    pub(super) labels: ClientLabels,
+    pub(super) watcher: Watcher,
+    listens: Mutex<BTreeMap<ConfigKey, Spellings>>,
+    /// Microseconds from [`Connection::began`] to the last sign of life.
+    active: AtomicU64,
+    began: Instant,
+    farewell: Mutex<Farewell>,
+    caught_up: OnceCell<()>,
+}
+
+#[derive(Default)]
+struct Farewell {
+    /// Set once, when the client has to go.
+    until: Option<Instant>,
+    waker: Option<Waker>,
+}
+
+/// A client listens to more keys than it may.
+pub(super) struct TooManyKeys;
+
+impl Connection {
+    pub(super) fn new(labels: ClientLabels, watcher: Watcher) -> Self {
+        Self {
+            labels,
+            watcher,
+            listens: Mutex::default(),
+            active: AtomicU64::new(0),
+            began: Instant::now(),
+            farewell: Mutex::default(),
+            caught_up: OnceCell::new(),
+        }
+    }
+
+    /// It gave a sign of life.
+    pub(super) fn touch(&self) {
+        self.active.store(self.began.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// When it last gave one.
+    pub(super) fn last_active(&self) -> Instant {
+        self.began + Duration::from_micros(self.active.load(Ordering::Relaxed))
+    }
+
+    /// Waits, once in a connection's life, until this node is not behind what the client may have heard elsewhere.
+    pub(super) async fn catch_up(&self, services: &Services) {
+        self.caught_up.get_or_init(|| services.catch_up(CATCH_UP_MAX)).await;
+    }
+
+    /// Registers: whatever changes from now on is pushed. Comparing comes after it.
+    pub(super) fn listen(&self, keys: &[(ConfigKey, Spelling)]) -> Result<(), TooManyKeys> {
+        let mut listens = self.listens();
+        for (key, spelling) in keys {
+            listens.entry(key.clone()).or_default().set(*spelling, true);
+        }
+        if listens.len() > limits::STREAM_KEYS_MAX {
+            for (key, _) in keys {
+                listens.remove(key);
+            }
+            let gone = keys.iter().map(|(key, _)| key.clone()).collect();
+            self.watcher.remove(&gone);
+            return Err(TooManyKeys);
+        }
+        self.watcher.add(keys.iter().map(|(key, _)| key.clone()));
+        Ok(())
+    }
+
+    pub(super) fn unlisten(&self, keys: &[(ConfigKey, Spelling)]) {
+        let mut listens = self.listens();
+        let mut gone = BTreeSet::new();
+        for (key, spelling) in keys {
+            let Some(spellings) = listens.get_mut(key) else { continue };
+            spellings.set(*spelling, false);
+            if *spellings == Spellings::default() {
+                listens.remove(key);
+                gone.insert(key.clone());
+            }
+        }
+        // Under the lock: a listen that comes meanwhile must not be undone.
+        self.watcher.remove(&gone);
+    }
+
+    /// How the client spells a key; nothing when it does not listen to it any more.
+    pub(super) fn spellings(&self, key: &ConfigKey) -> impl Iterator<Item = Spelling> + use<> {
+        self.listens().get(key).copied().unwrap_or_default().iter()
+    }
+
+    fn listens(&self) -> MutexGuard<'_, BTreeMap<ConfigKey, Spellings>> {
+        self.listens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has it told to go elsewhere; it is cut off at `until`.
+    fn send_away(&self, until: Instant) {
+        let waker = {
+            let mut farewell = self.farewell.lock().unwrap_or_else(PoisonError::into_inner);
+            farewell.until.get_or_insert(until);
+            farewell.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// When it is cut off; if it need not go, `waker` is woken when it has to.
+    pub(super) fn poll_farewell(&self, waker: &Waker) -> Option<Instant> {
+        let mut farewell = self.farewell.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut farewell.waker {
+            Some(it) => it.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+        farewell.until
+    }
+}
+
+/// All clients of a node.
+pub struct Connections {
+    all: Mutex<All>,
+    count: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct All {
+    next: u64,
+    /// No more are taken, once this is so.
+    draining: bool,
+    connections: BTreeMap<u64, Arc<Connection>>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { all: Mutex::default(), count: watch::Sender::new(0) }
+    }
+}
+
+impl Connections {
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        *self.count.borrow()
+    }
+
+    /// Whether clients are being sent away.
+    pub(super) fn is_draining(&self) -> bool {
+        self.all().draining
+    }
+
+    /// Takes a client in; `None` when the server is about to stop.
+    pub(super) fn enter(&self, connection: &Arc<Connection>) -> Option<u64> {
+        let mut all = self.all();
+        if all.draining {
+            return None;
+        }
+        all.next += 1;
+        let id = all.next;
+        all.connections.insert(id, connection.clone());
+        self.count.send_replace(all.connections.len());
+        Some(id)
+    }
+
+    pub(super) fn leave(&self, id: u64) {
+        let mut all = self.all();
+        all.connections.remove(&id);
+        self.count.send_replace(all.connections.len());
+    }
+
+    pub(super) async fn drain(&self, grace: Duration) {
+        let until = Instant::now() + grace;
+        let everybody: Vec<Arc<Connection>> = {
+            let mut all = self.all();
+            all.draining = true;
+            all.connections.values().cloned().collect()
+        };
+        for connection in everybody {
+            connection.send_away(until);
+        }
+        let mut count = self.count.subscribe();
+        let gone = count.wait_for(|it| *it == 0);
+        if tokio::time::timeout_at(until + Duration::from_millis(200), gone).await.is_err() {
+            tracing::warn!(left = self.count(), "some clients were still there");
+        }
+    }
+}

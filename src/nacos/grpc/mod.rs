@@ -1,0 +1,101 @@
+//! Nacos over gRPC, on the HTTP port + 1000: one unary method for requests and one stream on which changes are pushed.
+//!
+//! A client's connection is its identity: a request counts as that of the stream on the same TCP connection. A proxy that
+//! spreads the two over several connections breaks the protocol.
+mod connection;
+mod dispatch;
+mod push;
+mod requests;
+mod transport;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tonic::{Request, Response, Status, Streaming};
+
+pub use self::{connection::Connections, transport::Socket};
+use self::{
+    push::Pushes,
+    transport::Transport,
+};
+use super::wire::payload::{
+    Payload,
+    bi_request_stream_server::{BiRequestStream, BiRequestStreamServer},
+    request_server::{Request as UnaryRequest, RequestServer},
+};
+use crate::{metrics::Metrics, service::Services};
+
+/// JSON writes some characters as six; a message may be this much longer than the content in it.
+const MESSAGE_TO_CONTENT: usize = 2;
+/// The rest of a message.
+const MESSAGE_BESIDE_CONTENT: usize = 12 << 20;
+
+/// What all connections share.
+pub struct Api {
+    /// What requests translate to.
+    pub services: Arc<Services>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The largest content, in bytes.
+    pub content_bytes_max: usize,
+    /// The clients that are there.
+    pub connections: Arc<Connections>,
+    /// Numbers the requests to clients.
+    pub next_request: AtomicU64,
+}
+
+impl Api {
+    fn request_id(&self) -> u64 {
+        self.next_request.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends every client away and waits until they are gone, but no longer than `grace`.
+    pub async fn drain(&self, grace: Duration) {
+        self.connections.drain(grace).await;
+    }
+}
+
+/// Both methods, to be served together.
+pub fn services(api: &Arc<Api>) -> (RequestServer<Unary>, BiRequestStreamServer<Streams>) {
+    let bytes = api.content_bytes_max * MESSAGE_TO_CONTENT + MESSAGE_BESIDE_CONTENT;
+    let unary = RequestServer::new(Unary(api.clone()));
+    let streams = BiRequestStreamServer::new(Streams(api.clone()));
+    (
+        unary.max_decoding_message_size(bytes).max_encoding_message_size(usize::MAX),
+        streams.max_decoding_message_size(bytes).max_encoding_message_size(usize::MAX),
+    )
+}
+
+/// `/Request/request`.
+pub struct Unary(Arc<Api>);
+
+/// `/BiRequestStream/requestBiStream`.
+pub struct Streams(Arc<Api>);
+
+fn transport_of<T>(request: &Request<T>) -> Result<Arc<Transport>, Status> {
+    let transport = request.extensions().get::<Arc<Transport>>();
+    transport.cloned().ok_or_else(|| Status::internal("the connection has no name"))
+}
+
+#[tonic::async_trait]
+impl UnaryRequest for Unary {
+    async fn request(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        let transport = transport_of(&request)?;
+        Ok(Response::new(dispatch::answer(&self.0, &transport, request.into_inner()).await))
+    }
+}
+
+#[tonic::async_trait]
+impl BiRequestStream for Streams {
+    type requestBiStreamStream = Pushes;
+
+    async fn request_bi_stream(&self, request: Request<Streaming<Payload>>) -> Result<Response<Pushes>, Status> {
+        let transport = transport_of(&request)?;
+        Ok(Response::new(Pushes::new(self.0.clone(), transport, request.into_inner())))
+    }
+}

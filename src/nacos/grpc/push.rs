@@ -1,0 +1,346 @@
+//! The stream of one client: its introduction and its acknowledgements come in, changes of what it listens to go out.
+//!
+//! A change marks a key in the client's watcher; the mark becomes a message only when the connection can take one. So a
+//! client that reads slowly costs one mark for each key it listens to, and holds nobody up. A push counts as delivered when
+//! it was acknowledged; otherwise it is sent again (Nacos: `RpcConfigChangeNotifier`).
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::{Status, Streaming};
+
+use super::{
+    Api,
+    connection::{Connection, Spelling},
+    transport::Transport,
+};
+use crate::{
+    nacos::wire::{
+        messages::{Acknowledgement, ConfigChangeNotifyRequest, ConnectionSetupRequest, InternalRequest, SetupAckRequest},
+        payload::Payload,
+    },
+    service::ClientLabels,
+    types::{ConfigKey, Tag},
+};
+
+/// A client that says nothing for this long is asked whether it is there. Nacos: `KEEP_ALIVE_TIME`.
+const IDLE: Duration = Duration::from_secs(20);
+/// It has this long to answer, each time.
+const DETECTION_ANSWER: Duration = Duration::from_secs(5);
+/// After so many questions without an answer it is gone. (Nacos asks once; under load an answer may be late.)
+const DETECTIONS_MAX: u32 = 3;
+/// A stream on which nobody introduces itself for this long is closed.
+const INTRODUCTION: Duration = Duration::from_secs(30);
+/// An acknowledgement is waited for this long. Nacos: `PUSH_TIMEOUT`.
+const ACKNOWLEDGEMENT: Duration = Duration::from_secs(3);
+/// The n-th retry comes n times this later.
+const RETRY_STEP: Duration = Duration::from_secs(2);
+/// Nacos: `nacos.config.push.maxRetryTime`.
+const TRIES_MAX: u32 = 50;
+
+/// What is pushed: a key as the client spells it.
+type Pushed = (ConfigKey, Spelling);
+
+/// A push that was not acknowledged yet.
+struct Flight {
+    pushed: Pushed,
+    tries: u32,
+    /// When to try again.
+    due: Instant,
+}
+
+/// The outgoing side of a stream; it reads the incoming side itself.
+pub struct Pushes {
+    api: Arc<Api>,
+    transport: Arc<Transport>,
+    incoming: Streaming<Payload>,
+    client: Option<Client>,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What there is once the client has introduced itself.
+struct Client {
+    id: u64,
+    connection: Arc<Connection>,
+    /// To be sent, in this order, before anything is pushed.
+    first: VecDeque<Payload>,
+    /// To be pushed, with the tries made so far.
+    waiting: VecDeque<(Pushed, u32)>,
+    flights: BTreeMap<u64, Flight>,
+    /// When which flight is due.
+    due: BTreeSet<(Instant, u64)>,
+    /// Which flight is the newest of a key.
+    newest: BTreeMap<Pushed, u64>,
+    detections: u32,
+    last_detection: Instant,
+    told_to_go: bool,
+}
+
+impl Pushes {
+    pub(super) fn new(api: Arc<Api>, transport: Arc<Transport>, incoming: Streaming<Payload>) -> Self {
+        let timer = Box::pin(sleep_until(Instant::now() + INTRODUCTION));
+        Self { api, transport, incoming, client: None, timer }
+    }
+
+    /// Reads all that came in. `Ready`: the client is gone.
+    fn poll_incoming(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match ready!(self.incoming.poll_next_unpin(context)) {
+                Some(Ok(payload)) => {
+                    if !self.receive(&payload) {
+                        return Poll::Ready(());
+                    }
+                }
+                Some(Err(err)) => {
+                    tracing::debug!(connection = %self.transport.id, %err, "a client's stream broke");
+                    return Poll::Ready(());
+                }
+                None => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// `false`: the client is not taken.
+    fn receive(&mut self, payload: &Payload) -> bool {
+        if payload.kind() == "ConnectionSetupRequest" {
+            return self.client.is_some() || self.introduce(payload);
+        }
+        let Some(client) = &mut self.client else { return true };
+        client.connection.touch();
+        client.detections = 0;
+        match serde_json::from_slice::<Acknowledgement>(&payload.json()) {
+            // Clients answer with whatever type and result: the number is what counts.
+            Ok(Acknowledgement { request_id: Some(id) }) => id.parse().into_iter().for_each(|id| client.land(id)),
+            Ok(Acknowledgement { request_id: None }) => {}
+            Err(err) => tracing::debug!(connection = %self.transport.id, %err, "a message that is no JSON"),
+        }
+        true
+    }
+
+    fn introduce(&mut self, payload: &Payload) -> bool {
+        let setup: ConnectionSetupRequest = match serde_json::from_slice(&payload.json()) {
+            Ok(setup) => setup,
+            Err(err) => {
+                tracing::debug!(connection = %self.transport.id, %err, "an introduction that cannot be read");
+                return false;
+            }
+        };
+        // A node that is still loading would tell lies about what is missing.
+        if !self.api.services.caught_up() {
+            return false;
+        }
+        let mut labels = setup.labels.unwrap_or_default();
+        let tag = labels.remove("app_Vipserver-Tag").flatten().and_then(|it| Tag::parse(&it).ok());
+        let declared = payload.metadata.as_ref().map_or("", |it| &it.client_ip).trim();
+        let ip = if declared.is_empty() { self.transport.peer.ip().to_string() } else { declared.to_owned() };
+        let client = ClientLabels { ip, asked_tag: None, carried_tag: tag };
+        let connection = Arc::new(Connection::new(client, self.api.services.watcher()));
+        if !self.transport.register(&connection) {
+            return false;
+        }
+        let Some(id) = self.api.connections.enter(&connection) else {
+            self.transport.deregister();
+            return false;
+        };
+        let mut client = Client::new(id, connection);
+        if setup.ability_table.is_some() {
+            let message = SetupAckRequest { headers: BTreeMap::new(), ability_table: BTreeMap::new(), module: "internal" };
+            client.first.push_back(Payload::new("SetupAckRequest", &message));
+        }
+        tracing::debug!(connection = %self.transport.id, version = ?setup.client_version, "a client came");
+        self.client = Some(client);
+        true
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Payload>> {
+        loop {
+            if self.poll_incoming(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            let Some(client) = &mut self.client else {
+                ready!(self.timer.as_mut().poll(context));
+                return Poll::Ready(None);
+            };
+            match client.next(&self.api, context) {
+                Next::Send(payload) => return Poll::Ready(Some(payload)),
+                Next::End => return Poll::Ready(None),
+                Next::Wait(due) => {
+                    if self.timer.deadline() != due {
+                        self.timer.as_mut().reset(due);
+                    }
+                    ready!(self.timer.as_mut().poll(context));
+                }
+            }
+        }
+    }
+}
+
+impl Stream for Pushes {
+    type Item = Result<Payload, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(context).map(|it| it.map(Ok))
+    }
+}
+
+impl Drop for Pushes {
+    fn drop(&mut self) {
+        if let Some(client) = &self.client {
+            self.api.connections.leave(client.id);
+            self.transport.deregister();
+        }
+    }
+}
+
+/// What a client's stream does next.
+enum Next {
+    Send(Payload),
+    /// Nothing before this.
+    Wait(Instant),
+    End,
+}
+
+impl Client {
+    fn new(id: u64, connection: Arc<Connection>) -> Self {
+        Self {
+            id,
+            connection,
+            first: VecDeque::new(),
+            waiting: VecDeque::new(),
+            flights: BTreeMap::new(),
+            due: BTreeSet::new(),
+            newest: BTreeMap::new(),
+            detections: 0,
+            last_detection: Instant::now(),
+            told_to_go: false,
+        }
+    }
+
+    /// Takes note of an acknowledgement.
+    fn land(&mut self, id: u64) {
+        let Some(flight) = self.flights.remove(&id) else { return };
+        self.due.remove(&(flight.due, id));
+        if self.newest.get(&flight.pushed) == Some(&id) {
+            self.newest.remove(&flight.pushed);
+        }
+    }
+
+    fn next(&mut self, api: &Api, context: &Context<'_>) -> Next {
+        let now = Instant::now();
+        let farewell = self.connection.poll_farewell(context.waker());
+        if farewell.is_some_and(|until| now >= until) {
+            return Next::End;
+        }
+        if farewell.is_some() && !self.told_to_go {
+            self.told_to_go = true;
+            return Next::Send(internal("ConnectResetRequest", api));
+        }
+        if let Some(payload) = self.first.pop_front() {
+            return Next::Send(payload);
+        }
+        // Marks are taken only when there is nothing left to send: they are the queue, and it is bounded.
+        if self.waiting.is_empty()
+            && let Poll::Ready(dirty) = self.connection.watcher.poll_changed(context)
+        {
+            for key in dirty {
+                let spellings = self.connection.spellings(&key);
+                self.waiting.extend(spellings.map(|spelling| ((key.clone(), spelling), 0)));
+            }
+        }
+        self.retry(now);
+        while let Some((pushed, tries)) = self.waiting.pop_front() {
+            if self.connection.spellings(&pushed.0).any(|it| it == pushed.1) {
+                return Next::Send(self.push(api, now, pushed, tries));
+            }
+        }
+        match self.detect(now) {
+            Detection::At(at) => {
+                let due = self.due.first().map_or(at, |(due, _)| at.min(*due));
+                Next::Wait(farewell.map_or(due, |until| due.min(until)))
+            }
+            Detection::Ask => Next::Send(internal("ClientDetectionRequest", api)),
+            Detection::Gone => Next::End,
+        }
+    }
+
+    /// Puts in line what was not acknowledged in time.
+    fn retry(&mut self, now: Instant) {
+        while let Some((due, id)) = self.due.first().copied()
+            && due <= now
+        {
+            let Some(flight) = self.flights.get(&id) else {
+                self.due.remove(&(due, id));
+                continue;
+            };
+            let (pushed, tries) = (flight.pushed.clone(), flight.tries);
+            self.land(id);
+            if tries < TRIES_MAX {
+                self.waiting.push_back((pushed, tries));
+            } else {
+                // Clients list all keys again every few minutes and find out by that.
+                tracing::warn!(key = %pushed.0, "a client acknowledged none of {TRIES_MAX} pushes");
+            }
+        }
+    }
+
+    fn push(&mut self, api: &Api, now: Instant, pushed: Pushed, tries: u32) -> Payload {
+        // An older push of the same key need not be repeated: this one says as much.
+        if let Some(older) = self.newest.get(&pushed).copied() {
+            self.land(older);
+        }
+        let id = api.request_id();
+        let (key, spelling) = &pushed;
+        let message = ConfigChangeNotifyRequest {
+            headers: BTreeMap::new(),
+            request_id: id.to_string(),
+            data_id: key.data_id(),
+            group: key.group(),
+            tenant: (*spelling == Spelling::Named).then(|| key.namespace()),
+            module: "config",
+        };
+        let payload = Payload::new("ConfigChangeNotifyRequest", &message);
+        let tries = tries + 1;
+        let due = now + ACKNOWLEDGEMENT + RETRY_STEP * tries;
+        self.due.insert((due, id));
+        self.newest.insert(pushed.clone(), id);
+        self.flights.insert(id, Flight { pushed, tries, due });
+        api.metrics.pushes.inc();
+        payload
+    }
+
+    fn detect(&mut self, now: Instant) -> Detection {
+        let active = self.connection.last_active();
+        if active > self.last_detection {
+            self.detections = 0;
+        }
+        let at = if self.detections == 0 { active + IDLE } else { self.last_detection + DETECTION_ANSWER };
+        if now < at {
+            return Detection::At(at);
+        }
+        if self.detections >= DETECTIONS_MAX {
+            return Detection::Gone;
+        }
+        self.detections += 1;
+        self.last_detection = now;
+        Detection::Ask
+    }
+}
+
+/// Whether to ask a silent client if it is there.
+enum Detection {
+    At(Instant),
+    Ask,
+    Gone,
+}
+
+fn internal(kind: &str, api: &Api) -> Payload {
+    let message =
+        InternalRequest { headers: BTreeMap::new(), request_id: api.request_id().to_string(), module: "internal" };
+    Payload::new(kind, &message)
+}

@@ -1,0 +1,262 @@
+//! The JSON of gRPC messages. Read tolerantly: any field may be missing or null, and unknown ones are ignored. Written as the
+//! strictest clients want it: `resultCode`, `errorCode` and `success` always, and never a null.
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The four names of a request.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConfigQueryRequest {
+    /// The data id.
+    pub data_id: Option<String>,
+    /// The group.
+    pub group: Option<String>,
+    /// The tenant.
+    pub tenant: Option<String>,
+    /// That gray version or none.
+    pub tag: Option<String>,
+}
+
+/// Takes one version away; the names are those of a query.
+pub type ConfigRemoveRequest = ConfigQueryRequest;
+
+/// Publishes one version.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConfigPublishRequest {
+    /// The data id.
+    pub data_id: Option<String>,
+    /// The group.
+    pub group: Option<String>,
+    /// The tenant.
+    pub tenant: Option<String>,
+    /// The content.
+    pub content: Option<String>,
+    /// Only if the content now has this md5.
+    pub cas_md5: Option<String>,
+    /// Everything else: `tag`, `type`, `betaIps`, `config_tags`, …
+    pub addition_map: Option<HashMap<String, Option<String>>>,
+}
+
+/// Listens to keys, or no longer.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigBatchListenRequest {
+    /// Missing means true; null means false, as a Java server reads it.
+    #[serde(default = "yes", deserialize_with = "null_is_false")]
+    pub listen: bool,
+    /// The keys.
+    #[serde(default)]
+    pub config_listen_contexts: Option<Vec<ConfigListenContext>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn null_is_false<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::<bool>::deserialize(deserializer)?.unwrap_or(false))
+}
+
+/// One key, and what the client has.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConfigListenContext {
+    /// The data id.
+    pub data_id: Option<String>,
+    /// The group.
+    pub group: Option<String>,
+    /// The tenant, as this client spells it.
+    pub tenant: Option<String>,
+    /// The md5 of what it has.
+    pub md5: Option<String>,
+}
+
+/// The first message of a stream.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConnectionSetupRequest {
+    /// Which client, in which version.
+    pub client_version: Option<String>,
+    /// What describes the client.
+    pub labels: Option<HashMap<String, Option<String>>>,
+    /// Present when the client waits for a [`SetupAckRequest`].
+    pub ability_table: Option<serde_json::Value>,
+}
+
+/// What of an acknowledgement counts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Acknowledgement {
+    /// Of what was sent.
+    pub request_id: Option<String>,
+}
+
+/// An answer without anything of its own; also the beginning of every other one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outcome {
+    /// 200 or 500.
+    pub result_code: i32,
+    /// 0, or what went wrong.
+    pub error_code: i32,
+    /// Why, if it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Whether `resultCode` is 200.
+    pub success: bool,
+}
+
+impl Outcome {
+    /// It worked.
+    pub fn ok() -> Self {
+        Self { result_code: 200, error_code: 0, message: None, success: true }
+    }
+
+    /// It did not.
+    pub fn failed(error_code: i32, message: impl Into<String>) -> Self {
+        Self { result_code: 500, error_code, message: Some(message.into()), success: false }
+    }
+}
+
+/// The server is there.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerCheckResponse<'a> {
+    /// How it went.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// The name of the connection.
+    pub connection_id: &'a str,
+    /// Whether [`SetupAckRequest`] will come.
+    pub support_ability_negotiation: bool,
+}
+
+/// A configuration.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigQueryResponse<'a> {
+    /// How it went.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// What it says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<&'a str>,
+    /// How the content is encrypted, as the client said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypted_data_key: Option<&'a str>,
+    /// `yaml`, `json`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<&'a str>,
+    /// Of the content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub md5: Option<String>,
+    /// Unix time in milliseconds; 0 when there is nothing.
+    pub last_modified: u64,
+    /// The gray version that was found, or asked for in vain. A client in Go takes no other text here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<&'a str>,
+    /// Whether it is the beta version.
+    pub beta: bool,
+}
+
+/// Names of keys that are not what the client has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigChangeBatchListenResponse<'a> {
+    /// How it went.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// The keys; empty when there are none.
+    pub changed_configs: Vec<ChangedConfig<'a>>,
+}
+
+/// A key, spelled as the client did.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangedConfig<'a> {
+    /// The group.
+    pub group: &'a str,
+    /// The data id.
+    pub data_id: &'a str,
+    /// The tenant, if it named one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<&'a str>,
+}
+
+/// To a client: this key changed. Without its content.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigChangeNotifyRequest<'a> {
+    /// Always there, and empty: a client in Rust demands it.
+    pub headers: BTreeMap<String, String>,
+    /// What the acknowledgement will name.
+    pub request_id: String,
+    /// The data id.
+    pub data_id: &'a str,
+    /// The group.
+    pub group: &'a str,
+    /// The tenant, if the client spelled one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<&'a str>,
+    /// `config`.
+    pub module: &'static str,
+}
+
+/// To a client: what this server can do beyond the basics.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetupAckRequest {
+    /// Empty.
+    pub headers: BTreeMap<String, String>,
+    /// Abilities by name.
+    pub ability_table: BTreeMap<String, bool>,
+    /// `internal`.
+    pub module: &'static str,
+}
+
+/// To a client: are you there, or: go to another server.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InternalRequest {
+    /// Empty.
+    pub headers: BTreeMap<String, String>,
+    /// What the acknowledgement will name.
+    pub request_id: String,
+    /// `internal`.
+    pub module: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_listen_means_yes_and_null_means_no() {
+        let listens = |text: &str| serde_json::from_str::<ConfigBatchListenRequest>(text).unwrap().listen;
+        assert!(listens("{}"));
+        assert!(listens(r#"{"listen":true}"#));
+        assert!(!listens(r#"{"listen":null}"#));
+        assert!(!listens(r#"{"listen":false}"#));
+    }
+
+    #[test]
+    fn nothing_that_is_written_has_a_null() {
+        let missing = ConfigQueryResponse {
+            outcome: Outcome::failed(300, "config data not exist"),
+            content: None,
+            encrypted_data_key: None,
+            content_type: None,
+            md5: None,
+            last_modified: 0,
+            tag: None,
+            beta: false,
+        };
+        let text = serde_json::to_string(&missing).unwrap();
+        assert_eq!(
+            text,
+            r#"{"resultCode":500,"errorCode":300,"message":"config data not exist","success":false,"lastModified":0,"beta":false}"#
+        );
+    }
+}
