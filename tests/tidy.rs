@@ -44,7 +44,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sled", &["src/storage/"]),
     ("moka", &["src/storage/"]),
     ("axum", &["src/nacos/http/", "src/admin/", "src/server/"]),
-    ("tonic", &["src/raft/", "src/storage/codec.rs", "src/nacos/grpc/", "src/nacos/wire/payload.rs", "src/server/grpc.rs"]),
+    (
+        "tonic",
+        &["src/raft/", "src/storage/codec.rs", "src/nacos/grpc/", "src/nacos/wire/payload.rs", "src/server/grpc.rs"],
+    ),
     ("prost", &["src/raft/", "src/storage/"]),
     ("serde", &["src/nacos/", "src/admin/", "src/settings/", "src/client/", "src/cli/", "src/server/"]),
     ("clap", &["src/cli/", "src/main.rs"]),

@@ -126,11 +126,8 @@ fn server_check(api: &Api, transport: &Transport) -> Payload {
     if !api.services.caught_up() || api.connections.is_draining() {
         return error(code::STARTING, "Server is starting,please try later.");
     }
-    let answer = ServerCheckResponse {
-        outcome: Outcome::ok(),
-        connection_id: &transport.id,
-        support_ability_negotiation: true,
-    };
+    let answer =
+        ServerCheckResponse { outcome: Outcome::ok(), connection_id: &transport.id, support_ability_negotiation: true };
     Payload::new("ServerCheckResponse", &answer)
 }
 

@@ -19,10 +19,7 @@ use std::{
 use tonic::{Request, Response, Status, Streaming};
 
 pub use self::{connection::Connections, transport::Socket};
-use self::{
-    push::Pushes,
-    transport::Transport,
-};
+use self::{push::Pushes, transport::Transport};
 use super::wire::payload::{
     Payload,
     bi_request_stream_server::{BiRequestStream, BiRequestStreamServer},

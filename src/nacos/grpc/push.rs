@@ -22,7 +22,9 @@ use super::{
 };
 use crate::{
     nacos::wire::{
-        messages::{Acknowledgement, ConfigChangeNotifyRequest, ConnectionSetupRequest, InternalRequest, SetupAckRequest},
+        messages::{
+            Acknowledgement, ConfigChangeNotifyRequest, ConnectionSetupRequest, InternalRequest, SetupAckRequest,
+        },
         payload::Payload,
     },
     service::ClientLabels,
@@ -150,7 +152,8 @@ impl Pushes {
         };
         let mut client = Client::new(id, connection);
         if setup.ability_table.is_some() {
-            let message = SetupAckRequest { headers: BTreeMap::new(), ability_table: BTreeMap::new(), module: "internal" };
+            let message =
+                SetupAckRequest { headers: BTreeMap::new(), ability_table: BTreeMap::new(), module: "internal" };
             client.first.push_back(Payload::new("SetupAckRequest", &message));
         }
         tracing::debug!(connection = %self.transport.id, version = ?setup.client_version, "a client came");

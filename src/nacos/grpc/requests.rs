@@ -65,11 +65,7 @@ fn missing<'a>(outcome: Outcome, tag: Option<&'a str>) -> ConfigQueryResponse<'a
     }
 }
 
-pub(super) async fn query(
-    api: &Api,
-    connection: &Connection,
-    request: ConfigQueryRequest,
-) -> Result<Payload, Refused> {
+pub(super) async fn query(api: &Api, connection: &Connection, request: ConfigQueryRequest) -> Result<Payload, Refused> {
     let refuse = |outcome| Box::new(Payload::new(QUERY_RESPONSE, &missing(outcome, None)));
     let key = key(request.data_id.as_deref(), request.group.as_deref(), request.tenant.as_deref()).map_err(refuse)?;
     let tag = request.tag.as_deref().filter(|it| !it.trim().is_empty());

@@ -107,12 +107,7 @@ impl Call {
 
     /// What decides which version the client sees. A tag that breaks the rules is one that no version has.
     pub(super) fn labels(&self) -> Result<ClientLabels, Box<Answer>> {
-        let asked_tag = self
-            .params
-            .filled("tag")
-            .map(Tag::parse)
-            .transpose()
-            .map_err(|err| illegal_name(&err))?;
+        let asked_tag = self.params.filled("tag").map(Tag::parse).transpose().map_err(|err| illegal_name(&err))?;
         let carried_tag = self.header("vipserver-tag").and_then(|it| Tag::parse(it).ok());
         Ok(ClientLabels { ip: self.ip(), asked_tag, carried_tag })
     }

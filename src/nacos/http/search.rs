@@ -64,8 +64,7 @@ fn request(call: &Call, blur: bool) -> Result<(Filter, usize, usize), Box<Answer
         return Err(Box::new(caused(&format!("pageSize is over {PAGE_SIZE_MAX}"))));
     }
     let tenant = call.params.get("tenant").unwrap_or_default();
-    let namespace =
-        names::namespace(tenant).map_err(|err| illegal_name(&err))?;
+    let namespace = names::namespace(tenant).map_err(|err| illegal_name(&err))?;
     let list = |name: &str| -> Vec<String> {
         let text = call.params.get(name).unwrap_or_default();
         text.split(',').map(|it| it.trim().to_owned()).filter(|it| !it.is_empty()).collect()

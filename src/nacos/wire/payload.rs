@@ -2,10 +2,19 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-pub use proto::{Body, Metadata, Payload, bi_request_stream_client, bi_request_stream_server, request_client, request_server};
+pub use proto::{
+    Body, Metadata, Payload, bi_request_stream_client, bi_request_stream_server, request_client, request_server,
+};
 
 /// The generated messages of `proto/nacos.proto`.
-#[allow(missing_docs, clippy::doc_markdown, clippy::wildcard_enum_match_arm, non_camel_case_types, unreachable_pub, unused_qualifications)]
+#[allow(
+    missing_docs,
+    clippy::doc_markdown,
+    clippy::wildcard_enum_match_arm,
+    non_camel_case_types,
+    unreachable_pub,
+    unused_qualifications
+)]
 mod proto {
     tonic::include_proto!("_");
 }

@@ -1,0 +1,287 @@
+"""Drives nacos-sdk-python: one line for each case. 0.1.x speaks HTTP and blocks, 2.x and 3.x speak gRPC and are async."""
+import asyncio
+import logging
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+
+VERSION = sys.argv[1]
+MODE = os.environ["CORACLE_MODE"]
+ADDRESSES = os.environ["CORACLE_SERVERS"]
+RUN = "%08x" % random.getrandbits(32)
+OLD = VERSION.startswith("0.")
+logging.disable(logging.CRITICAL)
+
+
+class OldClient:
+    """The blocking client, its callbacks as they come from its own threads."""
+
+    def __init__(self, addresses, namespace):
+        import nacos
+
+        self.client = nacos.NacosClient(addresses, namespace=namespace, logDir=tempfile.mkdtemp())
+        self.client.set_options(no_snapshot=True, pulling_timeout=30)
+
+    async def start(self):
+        pass
+
+    async def get(self, key):
+        return await asyncio.to_thread(self.client.get_config, key, "G", no_snapshot=True)
+
+    async def publish(self, key, content):
+        return await asyncio.to_thread(self.client.publish_config, key, "G", content)
+
+    async def remove(self, key):
+        return await asyncio.to_thread(self.client.remove_config, key, "G")
+
+    async def listen(self, key, heard):
+        watch = self.client.add_config_watchers
+        await asyncio.to_thread(watch, key, "G", [lambda change: heard.append(change["content"])])
+
+    async def close(self):
+        pass
+
+
+class NewClient:
+    """The async client."""
+
+    def __init__(self, addresses, namespace):
+        from v2.nacos import ClientConfigBuilder
+
+        builder = ClientConfigBuilder().server_address(addresses).namespace_id(namespace).log_level("ERROR")
+        folder = tempfile.mkdtemp()
+        self.config = builder.log_dir(folder).cache_dir(folder).build()
+
+    async def start(self):
+        from v2.nacos import NacosConfigService
+
+        self.service = await NacosConfigService.create_config_service(self.config)
+
+    def _param(self, key, **more):
+        from v2.nacos import ConfigParam
+
+        return ConfigParam(data_id=key, group="G", **more)
+
+    async def get(self, key):
+        return await self.service.get_config(self._param(key)) or None
+
+    async def publish(self, key, content, **more):
+        return await self.service.publish_config(self._param(key, content=content, **more))
+
+    async def remove(self, key):
+        return await self.service.remove_config(self._param(key))
+
+    async def listen(self, key, heard):
+        async def listener(_namespace, _group, _data_id, content):
+            heard.append(content)
+
+        await self.service.add_listener(key, "G", listener)
+
+    async def close(self):
+        await self.service.shutdown()
+
+
+async def client(addresses=ADDRESSES, namespace=""):
+    made = (OldClient if OLD else NewClient)(addresses, namespace)
+    await made.start()
+    return made
+
+
+def key(name):
+    return f"{RUN}-{name}"
+
+
+async def until(what, seconds, condition):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not within {seconds} s")
+        await asyncio.sleep(0.01)
+
+
+async def publish_until_done(it, name, content, seconds=30):
+    """A write may be refused while there is no leader; nothing was written then."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if await it.publish(name, content):
+                return
+        except Exception as error:  # the SDK raises many kinds
+            if time.monotonic() > end:
+                raise AssertionError(f"publish {content!r}: {error}")
+        assert time.monotonic() < end, f"publish {content!r}: refused for {seconds} s"
+        await asyncio.sleep(0.05)
+
+
+async def servers(command):
+    await asyncio.to_thread(subprocess.run, [os.environ["SERVERS"], command], check=True, stdout=subprocess.DEVNULL)
+
+
+async def exact_bytes(it):
+    for at, content in enumerate(["配置: 值 🎉", "a\r\nb\r\n", "tail  \n\n", "\ttab = 1 & 2 % + ?", "\ufeffbom"]):
+        assert await it.publish(key(f"bytes{at}"), content)
+        got = await it.get(key(f"bytes{at}"))
+        assert got == content, f"{got!r} instead of {content!r}"
+
+
+async def one_mebibyte(it):
+    # The old client puts the content into the request line.
+    content = "x配\n" * ((1 << 20) // 5) if not OLD else "x" * 40_000
+    assert await it.publish(key("large"), content)
+    assert await it.get(key("large")) == content
+
+
+async def cas(it):
+    import hashlib
+
+    assert await it.publish(key("cas"), "one")
+    right = hashlib.md5(b"one").hexdigest()
+    assert await it.publish(key("cas"), "two", cas_md5=right)
+    try:
+        assert not await it.publish(key("cas"), "three", cas_md5=right)
+    except AssertionError:
+        raise
+    except Exception:
+        pass  # how the SDK tells it
+    assert await it.get(key("cas")) == "two"
+
+
+async def removal(it):
+    await it.publish(key("gone"), "x")
+    assert await it.remove(key("gone"))
+    assert await it.get(key("gone")) is None
+
+
+async def namespaces(it):
+    other = await client(namespace=f"ns-{RUN}")
+    await other.publish(key("ns"), "in the namespace")
+    assert await it.get(key("ns")) is None
+    assert await other.get(key("ns")) == "in the namespace"
+    heard = []
+    await other.listen(key("ns"), heard)
+    await asyncio.sleep(1)
+    await other.publish(key("ns"), "changed")
+    await until("the change in a namespace", 10, lambda: "changed" in heard)
+    await other.close()
+
+
+async def listening(it):
+    heard = []
+    await it.publish(key("listen"), "zero")
+    await it.listen(key("listen"), heard)
+    await asyncio.sleep(1)
+    for content in ["one", "two"]:
+        await it.publish(key("listen"), content)
+        await until(f"the change to {content}", 10, lambda: content in heard)
+    count = len(heard)
+    await it.publish(key("listen"), "two")
+    await asyncio.sleep(1.5)
+    assert len(heard) == count, f"told of the same content: {heard[count:]}"
+
+
+async def delete_and_create(it):
+    heard = []
+    await it.publish(key("again"), "zero")
+    await it.listen(key("again"), heard)
+    await asyncio.sleep(1)
+    await it.remove(key("again"))
+    await asyncio.sleep(0.5)
+    await it.publish(key("again"), "back")
+    # The old client listens to a new key only when the poll that is under way has ended.
+    await until("the creation after a removal", 40 if OLD else 10, lambda: "back" in heard)
+
+
+async def many(it, count):
+    heard = [[] for _ in range(count)]
+    for at in range(count):
+        await it.listen(key(f"many{count}-{at}"), heard[at])
+    await asyncio.sleep(2)
+    some = range(0, count, count // 20)
+    for at in some:
+        await it.publish(key(f"many{count}-{at}"), "told")
+    await until("all of 20", 30, lambda: all("told" in heard[at] for at in some))
+
+
+async def two_nodes(_it):
+    first, second = ADDRESSES.split(",")[:2]
+    a, b = await client(first), await client(second)
+    heard = []
+    await b.listen(key("nodes"), heard)
+    await asyncio.sleep(1)
+    for at in range(20):
+        content = f"at {at}"
+        await a.publish(key("nodes"), content)
+        got = await a.get(key("nodes"))
+        assert got == content, f"read {got!r} after {content!r}"
+        await until(f"{content} at the other node", 5, lambda: content in heard)
+    await a.close()
+    await b.close()
+
+
+async def failover(command, seconds):
+    it = await client()
+    heard = []
+    await it.publish(key(command), "before")
+    await it.listen(key(command), heard)
+    await asyncio.sleep(1)
+    await servers(command)
+    await publish_until_done(it, key(command), "after")
+    await until("the change after it", seconds, lambda: "after" in heard)
+    await it.close()
+    if command == "kill-leader":
+        await asyncio.sleep(10)
+        await servers("settle")
+
+
+async def rolling(_it):
+    it = await client()
+    heard = []
+    await it.listen(key("rolling"), heard)
+    await asyncio.sleep(1)
+    restarts = asyncio.create_task(servers("rolling"))
+    at = 0
+    while not restarts.done():
+        at += 1
+        await publish_until_done(it, key("rolling"), f"at {at}", seconds=10)
+        await asyncio.sleep(0.1)
+    await restarts
+    await until("the last content", 10, lambda: heard and heard[-1] == f"at {at}")
+    await it.close()
+
+
+async def main():
+    it = await client()
+    cases = [
+        ("exact bytes", exact_bytes),
+        ("a long request line" if OLD else "1 MiB", one_mebibyte),
+        ("remove", removal),
+        ("namespaces", namespaces),
+        ("listen: first, second, same content", listening),
+        ("listen: delete and create", delete_and_create),
+        ("100 listeners", lambda it: many(it, 100)),
+    ]
+    if not OLD:
+        # The old client has no compare-and-set, and pulls so many keys in processes of its own.
+        cases += [("cas", cas), ("3000 listeners", lambda it: many(it, 3000))]
+    if MODE == "three":
+        cases += [
+            ("two nodes", two_nodes),
+            ("leader killed", lambda _it: failover("kill-leader", 35 if OLD else 5)),
+            ("rolling restart", rolling),
+        ]
+    else:
+        cases += [("server restarted", lambda _it: failover("restart", 40))]
+    for name, case in cases:
+        try:
+            await asyncio.wait_for(case(it), 90)
+            print(f"ok   python {VERSION} {MODE}: {name}", flush=True)
+        except BaseException as error:
+            print(f"FAIL python {VERSION} {MODE}: {name}: {type(error).__name__} {error}", flush=True)
+
+
+asyncio.run(main())
+sys.stdout.flush()
+os._exit(0)
