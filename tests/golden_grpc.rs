@@ -80,10 +80,12 @@ fn expected(exchange: &Value) -> (String, Value) {
     if let Some((_, _, other)) = DEVIATIONS.iter().find(|it| (it.0, it.1) == (group, case)) {
         let other: Value = serde_json::from_str(other).unwrap();
         for (name, value) in other.as_object().unwrap() {
-            match value {
-                Value::Null => drop(json.as_object_mut().unwrap().remove(name)),
-                value if name == "type" => kind = value.as_str().unwrap().to_owned(),
-                value => json[name] = value.clone(),
+            if value.is_null() {
+                json.as_object_mut().unwrap().remove(name);
+            } else if name == "type" {
+                kind = value.as_str().unwrap().to_owned();
+            } else {
+                json[name] = value.clone();
             }
         }
     }
