@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures this server and its peers side by side, three nodes each on this machine, everything one after the other.
 #   NCBENCH=path/to/ncbench CORACLE=target/release/coracle [RNACOS=path] [ETCD=path] [SECONDS_EACH=8] benches/peers.sh [what…]
-# what: publish read push idle (all unless told). A peer that is not named is left out, and said so. Prints one JSON line a run.
+# PROTOCOL=grpc measures Nacos servers over gRPC instead of HTTP. what: publish read push idle (all unless told). A peer that is not named is left out, and said so. Prints one JSON line a run.
 set -euo pipefail
 : "${NCBENCH:?path of the load generator}" "${CORACLE:?path of the server}"
 each=${SECONDS_EACH:-8}
@@ -17,7 +17,7 @@ start_coracle() {
     "$CORACLE" server --node-id $n --members $M --data "$work/c$n" --port $((18838 + 10 * n)) > "$work/c$n.log" 2>&1 & pids+=($!)
   done
   for p in 18848 18858 18868; do wait_for http://127.0.0.1:$p/readyz; done
-  servers=127.0.0.1:18848,127.0.0.1:18858,127.0.0.1:18868; protocol=http1
+  servers=127.0.0.1:18848,127.0.0.1:18858,127.0.0.1:18868; protocol=${PROTOCOL:-http1}
 }
 start_rnacos() {
   for n in 1 2 3; do
@@ -28,7 +28,7 @@ start_rnacos() {
     sleep 2
   done
   sleep 4
-  servers=127.0.0.1:28848,127.0.0.1:28858,127.0.0.1:28868; protocol=http1
+  servers=127.0.0.1:28848,127.0.0.1:28858,127.0.0.1:28868; protocol=${PROTOCOL:-http1}
 }
 start_etcd() {
   cluster=e1=http://127.0.0.1:32380,e2=http://127.0.0.1:32390,e3=http://127.0.0.1:32400
