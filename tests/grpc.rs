@@ -225,3 +225,29 @@ async fn a_killed_leader_loses_no_change_for_a_thousand_streams() {
     publish("3").await;
     everybody_has(&mut subscribers, "3", Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_what_is_no_longer_listened_to_does_not_hide_the_next_one() {
+    let (_dir, server, address) = server().await;
+    let mut client = Client::introduced(&address).await.unwrap();
+    let other = Client::introduced(&address).await.unwrap();
+    client.listen("b", "").await.unwrap();
+    for at in 0..400 {
+        client.listen("a", "").await.unwrap();
+        let unlisten = json!({ "listen": false, "configListenContexts": [{ "dataId": "a", "group": "G", "tenant": "", "md5": "" }] });
+        let content = at.to_string();
+        let (_, unlistened) =
+            tokio::join!(other.publish("a", &content), client.try_ask("ConfigBatchListenRequest", &unlisten));
+        unlistened.unwrap();
+        other.publish("b", &content).await;
+        loop {
+            let told = timeout(Duration::from_secs(2), client.next()).await;
+            let (_, message) = told.unwrap_or_else(|_| panic!("round {at}: not told of b")).unwrap();
+            client.acknowledge(&message).await;
+            if message["dataId"] == "b" {
+                break;
+            }
+        }
+    }
+    server.stop().await;
+}

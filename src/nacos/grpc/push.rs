@@ -247,20 +247,8 @@ impl Client {
         if let Some(payload) = self.first.pop_front() {
             return Next::Send(payload);
         }
-        // Marks are taken only when there is nothing left to send: they are the queue, and it is bounded.
-        if self.waiting.is_empty()
-            && let Poll::Ready(dirty) = self.connection.watcher.poll_changed(context)
-        {
-            for key in dirty {
-                let spellings = self.connection.spellings(&key);
-                self.waiting.extend(spellings.map(|spelling| ((key.clone(), spelling), 0)));
-            }
-        }
-        self.retry(now);
-        while let Some((pushed, tries)) = self.waiting.pop_front() {
-            if self.connection.spellings(&pushed.0).any(|it| it == pushed.1) {
-                return Next::Send(self.push(api, now, pushed, tries));
-            }
+        if let Some((pushed, tries)) = self.next_push(now, context) {
+            return Next::Send(self.push(api, now, pushed, tries));
         }
         match self.detect(now) {
             Detection::At(at) => {
@@ -269,6 +257,26 @@ impl Client {
             }
             Detection::Ask => Next::Send(internal("ClientDetectionRequest", api)),
             Detection::Gone => Next::End,
+        }
+    }
+
+    /// What to push, with the tries made so far. `None`: nothing, and the next mark wakes who asks.
+    fn next_push(&mut self, now: Instant, context: &Context<'_>) -> Option<(Pushed, u32)> {
+        self.retry(now);
+        loop {
+            while let Some((pushed, tries)) = self.waiting.pop_front() {
+                // It may have stopped listening meanwhile.
+                if self.connection.spellings(&pushed.0).any(|it| it == pushed.1) {
+                    return Some((pushed, tries));
+                }
+            }
+            // Marks are taken only when there is nothing left to send: they are the queue, and it is bounded. They are asked
+            // for until there are none: only then is somebody woken by the next one.
+            let Poll::Ready(dirty) = self.connection.watcher.poll_changed(context) else { return None };
+            for key in dirty {
+                let spellings = self.connection.spellings(&key);
+                self.waiting.extend(spellings.map(|spelling| ((key.clone(), spelling), 0)));
+            }
         }
     }
 

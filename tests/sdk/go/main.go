@@ -249,7 +249,7 @@ func failover(command string, patience time.Duration) {
 	publishUntilDone(it, key(command), "after", 30*time.Second)
 	until("the change after it", patience, func() bool { return told.has("after") })
 	if command == "kill-leader" {
-		time.Sleep(10 * time.Second)
+		time.Sleep(5 * time.Second)
 		servers("settle")
 	}
 }

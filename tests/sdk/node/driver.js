@@ -112,7 +112,7 @@ async function failover(it, command) {
 if (mode === 'three') {
   cases['leader killed'] = async it => {
     await failover(it, 'kill-leader');
-    await sleep(10000);
+    await sleep(5000);
     await servers('settle');
   };
 } else {

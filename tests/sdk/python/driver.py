@@ -233,7 +233,7 @@ async def failover(command, seconds):
     await until("the change after it", seconds, lambda: "after" in heard)
     await it.close()
     if command == "kill-leader":
-        await asyncio.sleep(10)
+        await asyncio.sleep(5)
         await servers("settle")
 
 
