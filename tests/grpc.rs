@@ -49,7 +49,7 @@ async fn a_client_that_does_not_read_holds_nobody_up_and_misses_nothing() {
     let mut slow = Client::introduced(&address).await.unwrap();
     slow.listen("a", "").await.unwrap();
     let other = Client::introduced(&address).await.unwrap();
-    // More messages than the window of a stream takes, if there were one for each change.
+    // More messages than the stream takes, if there were one for each change.
     for at in 0..3_000 {
         timeout(PATIENCE, other.publish("a", &at.to_string())).await.expect("a publish waits for nobody");
     }
@@ -58,7 +58,7 @@ async fn a_client_that_does_not_read_holds_nobody_up_and_misses_nothing() {
         slow.acknowledge(&message).await;
         told += 1;
     }
-    assert!(told > 0 && told <= 3_000, "{told}");
+    assert!(told > 0 && told < 1_500, "{told}");
     let (_, found) = slow.try_ask("ConfigQueryRequest", &json!({ "dataId": "a", "group": "G" })).await.unwrap();
     assert_eq!(found["content"], "2999");
     server.stop().await;
@@ -227,27 +227,21 @@ async fn a_killed_leader_loses_no_change_for_a_thousand_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_of_what_is_no_longer_listened_to_does_not_hide_the_next_one() {
+async fn a_mark_of_what_is_no_longer_listened_to_does_not_hide_the_next_one() {
     let (_dir, server, address) = server().await;
     let mut client = Client::introduced(&address).await.unwrap();
     let other = Client::introduced(&address).await.unwrap();
-    client.listen("b", "").await.unwrap();
-    for at in 0..400 {
-        client.listen("a", "").await.unwrap();
-        let unlisten = json!({ "listen": false, "configListenContexts": [{ "dataId": "a", "group": "G", "tenant": "", "md5": "" }] });
-        let content = at.to_string();
-        let (_, unlistened) =
-            tokio::join!(other.publish("a", &content), client.try_ask("ConfigBatchListenRequest", &unlisten));
-        unlistened.unwrap();
-        other.publish("b", &content).await;
-        loop {
-            let told = timeout(Duration::from_secs(2), client.next()).await;
-            let (_, message) = told.unwrap_or_else(|_| panic!("round {at}: not told of b")).unwrap();
-            client.acknowledge(&message).await;
-            if message["dataId"] == "b" {
-                break;
-            }
-        }
+    for data_id in ["a", "b"] {
+        client.listen(data_id, "").await.unwrap();
     }
+    // Until the stream takes no more and a mark has to wait.
+    for at in 0..1_000 {
+        other.publish("a", &at.to_string()).await;
+    }
+    client.unlisten("a").await;
+    while timeout(Duration::from_millis(300), client.next()).await.is_ok() {}
+    other.publish("b", "one").await;
+    let told = timeout(Duration::from_secs(2), client.next()).await.expect("told of b at once");
+    assert_eq!(told.unwrap().1["dataId"], "b");
     server.stop().await;
 }

@@ -13,6 +13,8 @@ use tonic::{Status, Streaming, transport::Channel};
 
 /// How long a busy machine may take to answer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes on a stream that the server may send before they are read.
+const STREAM_WINDOW: u32 = 65_535;
 /// Nothing comes within this long: nothing comes.
 pub const SILENCE: Duration = Duration::from_millis(150);
 
@@ -51,7 +53,9 @@ impl Client {
             return Ok(());
         }
         // The stream has to be on the connection of the requests, so both come from one channel.
+        // A stream takes little before it is read; requests beside it go on.
         let channel = Channel::from_shared(self.address.clone()).unwrap();
+        let channel = channel.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(16 << 20);
         let channel = channel.connect().await.map_err(|err| Status::unavailable(err.to_string()))?;
         self.unary = RequestClient::new(channel.clone()).max_decoding_message_size(64 << 20);
         let (send, outgoing) = mpsc::channel(8);
@@ -96,6 +100,13 @@ impl Client {
             return Err(Status::unavailable(answer.to_string()));
         }
         Ok(!answer["changedConfigs"].as_array().unwrap().is_empty())
+    }
+
+    pub async fn unlisten(&self, data_id: &str) {
+        let contexts = json!([{ "dataId": data_id, "group": "G", "tenant": "" }]);
+        let asked = json!({ "listen": false, "configListenContexts": contexts });
+        let (_, answer) = self.try_ask("ConfigBatchListenRequest", &asked).await.unwrap();
+        assert_eq!(answer["success"], true, "{answer}");
     }
 
     /// The next message that came by itself; not acknowledged. `None`: the stream has ended.
