@@ -63,11 +63,12 @@ impl Hub {
         let id = {
             let mut index = lock(&self.0);
             index.next_id += 1;
-            index.watcher_count += 1;
             index.next_id
         };
         let watcher = Watcher { hub: self.clone(), id, mailbox: Arc::default(), keys: Mutex::default() };
         watcher.add(keys);
+        // Counted when it is registered: who sees it in the count finds its keys.
+        lock(&self.0).watcher_count += 1;
         watcher
     }
 
