@@ -89,7 +89,7 @@ fn cluster(dir: &Path) -> Vec<Server> {
     let members: Vec<String> =
         ports.iter().enumerate().map(|(at, port)| format!("{}=127.0.0.1:{}", at + 1, port - 1000)).collect();
     let members = members.join(",");
-    let servers: Vec<Server> = ports
+    let mut servers: Vec<Server> = ports
         .iter()
         .enumerate()
         .map(|(at, port)| {
@@ -98,7 +98,7 @@ fn cluster(dir: &Path) -> Vec<Server> {
             Server::spawn(PROGRAM, &dir.join(&id), *port, &arguments)
         })
         .collect();
-    for server in &servers {
+    for server in &mut servers {
         server.wait_ready();
     }
     servers

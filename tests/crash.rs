@@ -152,7 +152,7 @@ impl Trio {
             let server = trio.spawn(dir, at);
             trio.servers.push(server);
         }
-        for server in &trio.servers {
+        for server in &mut trio.servers {
             server.wait_ready();
         }
         trio
@@ -203,7 +203,7 @@ fn a_cluster_survives_the_loss_of_one_node_and_of_all() {
     for at in 0..3 {
         trio.servers[at] = trio.spawn(dir.path(), at);
     }
-    for server in &trio.servers {
+    for server in &mut trio.servers {
         server.wait_ready();
     }
     for port in ports {

@@ -183,7 +183,7 @@ async fn a_killed_leader_loses_no_change_for_a_thousand_streams() {
             &["--node-id", &id, "--members", &members],
         ));
     }
-    nodes.iter().for_each(process::Server::wait_ready);
+    nodes.iter_mut().for_each(process::Server::wait_ready);
     let addresses: Arc<Vec<String>> =
         Arc::new(ports.iter().map(|it| format!("http://127.0.0.1:{}", it + 1000)).collect());
     let mut subscribers = Vec::new();

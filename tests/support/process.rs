@@ -3,26 +3,34 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{net::TcpSocket, time::Instant};
 
 /// How long a busy machine may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A port that is free now, with its neighbours at −1000 and +1000 below the ephemeral range of most systems.
+///
+/// It is asked for without listening on it. A child that another test starts at this moment holds a copy of every
+/// descriptor until it has become another program (12 ms were seen); a copy that listens would be in the way of the server
+/// that is started on the port, one that is only bound, both with SO_REUSEADDR, is not.
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    let free = |port: u16| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("SO_REUSEADDR can be set");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], port))).is_ok()
+    };
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let spread = (std::process::id() % 997) as u16;
         let port = 12_000 + (spread * 17 + step * 13) % 9_000;
-        let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
         if free(port) && free(port - 1000) && free(port + 1000) {
             return port;
         }
@@ -33,22 +41,21 @@ pub fn free_port() -> u16 {
 pub struct Server {
     child: Child,
     pub port: u16,
+    log: PathBuf,
 }
 
 impl Server {
     /// Starts the program and waits until it is ready.
     pub fn start(program: &str, data: &Path, port: u16, arguments: &[&str]) -> Self {
-        let server = Self::spawn(program, data, port, arguments);
+        let mut server = Self::spawn(program, data, port, arguments);
         server.wait_ready();
         server
     }
 
     pub fn spawn(program: &str, data: &Path, port: u16, arguments: &[&str]) -> Self {
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(data.with_extension("log"))
-            .expect("a log file beside the data");
+        let path = data.with_extension("log");
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(&path).expect("a log file beside the data");
         let child = Command::new(program)
             .arg("server")
             .args(["--data", data.to_str().expect("a UTF-8 path"), "--port", &port.to_string()])
@@ -58,20 +65,31 @@ impl Server {
             .stderr(log)
             .spawn()
             .expect("the program starts");
-        Self { child, port }
+        Self { child, port, log: path }
     }
 
-    pub fn wait_ready(&self) {
+    /// # Panics
+    /// When the server has ended or takes too long, with what it wrote last.
+    pub fn wait_ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
+        let why = loop {
             if let Ok(mut http) = Http::connect(self.port)
                 && matches!(http.get("/readyz"), Ok((200, _)))
             {
                 return;
             }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                break format!("ended: {status}");
+            }
+            if Instant::now() > deadline {
+                break format!("was not ready within {PATIENCE:?}");
+            }
             std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("the server on port {} was not ready within {PATIENCE:?}", self.port);
+        };
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let last: Vec<&str> = log.lines().rev().take(20).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        panic!("the server on port {} {why}; it wrote last:\n{}", self.port, last.join("\n"));
     }
 
     pub fn pid(&self) -> u32 {
