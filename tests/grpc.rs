@@ -6,11 +6,11 @@ mod grpc;
 #[path = "support/process.rs"]
 mod process;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use coracle::server::{Options, Server};
 use grpc::{Client, PATIENCE, payload_of};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -217,7 +217,7 @@ async fn a_killed_leader_loses_no_change_for_a_thousand_streams() {
 
     let mut http = process::Http::connect(ports[0]).unwrap();
     let (_, status) = http.get("/coracle/v1/status").unwrap();
-    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
+    let status: Value = serde_json::from_slice(&status).unwrap();
     let leader = status["leader"].as_u64().unwrap() as usize;
     nodes[leader - 1].kill();
     publish("2").await;
@@ -243,5 +243,148 @@ async fn a_mark_of_what_is_no_longer_listened_to_does_not_hide_the_next_one() {
     other.publish("b", "one").await;
     let told = timeout(Duration::from_secs(2), client.next()).await.expect("told of b at once");
     assert_eq!(told.unwrap().1["dataId"], "b");
+    server.stop().await;
+}
+
+/// The keys of a pattern that a client knows, as a client in Java keeps them; acknowledges whatever comes.
+struct PatternClient {
+    client: Client,
+    known: BTreeSet<String>,
+    finished: bool,
+    notices: usize,
+}
+
+impl PatternClient {
+    async fn watch(address: &str, pattern: &str) -> Self {
+        let client = Client::introduced(address).await.unwrap();
+        let mut it = Self { client, known: BTreeSet::new(), finished: false, notices: 0 };
+        assert_eq!(it.ask(pattern, "WATCH", true).await["resultCode"], 200);
+        it
+    }
+
+    async fn ask(&mut self, pattern: &str, watch_type: &str, initializing: bool) -> Value {
+        let asked = json!({
+            "groupKeyPattern": pattern, "receivedGroupKeys": self.known, "watchType": watch_type,
+            "initializing": initializing,
+        });
+        let (kind, answer) = self.client.try_ask("ConfigFuzzyWatchRequest", &asked).await.unwrap();
+        assert_eq!(kind, "ConfigFuzzyWatchResponse");
+        answer
+    }
+
+    fn take(&mut self, kind: &str, message: &Value) {
+        let mut change = |key: &Value, what: &Value| {
+            let key = key.as_str().unwrap().to_owned();
+            match what.as_str().unwrap() {
+                "ADD_CONFIG" | "CONFIG_CHANGED" => self.known.insert(key),
+                "DELETE_CONFIG" => self.known.remove(&key),
+                other => panic!("{other}"),
+            };
+        };
+        match kind {
+            "ConfigFuzzyWatchSyncRequest" if message["syncType"] == "FINISH_FUZZY_WATCH_INIT_NOTIFY" => {
+                self.finished = true;
+            }
+            "ConfigFuzzyWatchSyncRequest" => {
+                let contexts = message["contexts"].as_array().unwrap();
+                assert!(contexts.len() <= 20);
+                contexts.iter().for_each(|it| change(&it["groupKey"], &it["changedType"]));
+            }
+            "ConfigFuzzyWatchChangeNotifyRequest" => {
+                change(&message["groupKey"], &message["changeType"]);
+                self.notices += 1;
+            }
+            other => panic!("{other}: {message}"),
+        }
+    }
+
+    /// Takes what comes until it knows exactly these.
+    async fn until(&mut self, wanted: &BTreeSet<String>) {
+        timeout(PATIENCE, async {
+            while self.known != *wanted || !self.finished {
+                let (kind, message) = self.client.next().await.unwrap();
+                self.client.acknowledge(&message).await;
+                self.take(&kind, &message);
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("it knows {} keys, not {}", self.known.len(), wanted.len()));
+    }
+}
+
+fn group_keys(names: impl IntoIterator<Item = u32>) -> BTreeSet<String> {
+    names.into_iter().map(|it| format!("app-{it}+G+public")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pattern_tells_what_is_there_and_what_comes_and_goes() {
+    let (_dir, server, address) = server().await;
+    let writer = Client::introduced(&address).await.unwrap();
+    for at in 0..45 {
+        writer.publish(&format!("app-{at}"), "x").await;
+        writer.publish(&format!("other-{at}"), "x").await;
+    }
+    let mut client = PatternClient::watch(&address, "public>>G>>app-*").await;
+    client.until(&group_keys(0..45)).await;
+    assert_eq!(client.notices, 0, "what was there came in parts");
+    // A new content is no news; a key that comes or goes is.
+    writer.publish("app-1", "y").await;
+    writer.publish("other-99", "y").await;
+    writer.publish("app-45", "y").await;
+    client.until(&group_keys(0..46)).await;
+    assert_eq!(client.notices, 1);
+    let gone = json!({ "dataId": "app-0", "group": "G" });
+    assert_eq!(writer.try_ask("ConfigRemoveRequest", &gone).await.unwrap().1["success"], true);
+    client.until(&group_keys(1..46)).await;
+    // A client that comes back with what it knew is told the difference only.
+    client.known.remove("app-7+G+public");
+    client.known.insert("app-1000+G+public".into());
+    assert_eq!(client.ask("public>>G>>app-*", "WATCH", false).await["resultCode"], 200);
+    client.until(&group_keys(1..46)).await;
+    assert_eq!(client.notices, 2);
+    // No longer watched: silence.
+    assert_eq!(client.ask("public>>G>>app-*", "CANCEL_WATCH", false).await["resultCode"], 200);
+    writer.publish("app-77", "y").await;
+    assert!(client.client.messages().await.is_empty());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_is_not_acknowledged_comes_again_as_things_are_then() {
+    let (_dir, server, address) = server().await;
+    let writer = Client::introduced(&address).await.unwrap();
+    writer.publish("app-1", "x").await;
+    let mut client = PatternClient::watch(&address, "public>>G>>app-*").await;
+    let (_, first) = client.client.next().await.unwrap();
+    assert_eq!(first["contexts"][0]["changedType"], "ADD_CONFIG");
+    // Not acknowledged; and meanwhile the key goes.
+    let gone = json!({ "dataId": "app-1", "group": "G" });
+    assert_eq!(writer.try_ask("ConfigRemoveRequest", &gone).await.unwrap().1["success"], true);
+    let (kind, notice) = client.client.next().await.unwrap();
+    assert_eq!((&*kind, notice["changeType"].as_str()), ("ConfigFuzzyWatchChangeNotifyRequest", Some("DELETE_CONFIG")));
+    client.client.acknowledge(&notice).await;
+    let again = timeout(PATIENCE, client.client.next()).await.unwrap().unwrap().1;
+    assert_eq!(again["contexts"][0]["changedType"], "DELETE_CONFIG", "the old part must not bring it back");
+    client.client.acknowledge(&again).await;
+    let last = timeout(PATIENCE, client.client.next()).await.unwrap().unwrap().1;
+    assert_eq!(last["syncType"], "FINISH_FUZZY_WATCH_INIT_NOTIFY");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_watches_a_bounded_number_of_patterns() {
+    let (_dir, server, address) = server().await;
+    let mut client = PatternClient::watch(&address, "public>>G>>a0*").await;
+    for at in 1..20 {
+        assert_eq!(client.ask(&format!("public>>G>>a{at}*"), "WATCH", false).await["resultCode"], 200);
+    }
+    let refused = client.ask("public>>G>>b*", "WATCH", false).await;
+    assert_eq!((refused["resultCode"].as_i64(), refused["errorCode"].as_i64()), (Some(500), Some(50310)));
+    // One that is watched already may be asked for again, and one given up makes room.
+    assert_eq!(client.ask("public>>G>>a3*", "WATCH", false).await["resultCode"], 200);
+    assert_eq!(client.ask("public>>G>>a3*", "CANCEL_WATCH", false).await["resultCode"], 200);
+    assert_eq!(client.ask("public>>G>>b*", "WATCH", false).await["resultCode"], 200);
+    let unknown = client.ask("public>>G>>c*", "LOOK", false).await;
+    assert_eq!(unknown["errorCode"], 400, "{unknown}");
     server.stop().await;
 }

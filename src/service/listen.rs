@@ -1,12 +1,12 @@
 //! Waiting until a configuration is not what a client believes it to be.
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{ServiceError, Services};
 use crate::{
     state_machine::{ClientLabels, visible},
-    types::{ConfigKey, Consistency, Digest},
+    types::{ConfigKey, Consistency, Digest, KeyPattern},
     watch::Watcher,
 };
 
@@ -92,6 +92,16 @@ impl Services {
             Ok(Err(err)) => tracing::debug!(%err, "a client came before this node knew what the others have"),
             Err(_) => tracing::debug!("a client came before this node knew what the others have"),
         }
+    }
+
+    /// The keys that match and have a formal version. Answered from memory, in the time of a look at every key.
+    pub fn matching(&self, pattern: &KeyPattern) -> BTreeSet<ConfigKey> {
+        self.state.list(&|key| pattern.matches(key)).into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Whether a key has a formal version. Touches no disk.
+    pub fn exists(&self, key: &ConfigKey) -> bool {
+        self.state.versions(key).is_some_and(|versions| versions.formal.is_some())
     }
 
     /// The places in `interests` whose content is not what the client has seen. Touches no disk.

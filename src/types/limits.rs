@@ -19,6 +19,8 @@ pub const GRAY_VERSIONS_MAX: usize = 10;
 pub const LISTEN_KEYS_MAX: usize = 10_000;
 /// A connection listens to at most this many keys: ten times what a client in Java or Go puts on one.
 pub const STREAM_KEYS_MAX: usize = 30_000;
+/// Nacos: `nacos.config.fuzzy.watch.max.pattern.count`, for one connection.
+pub const STREAM_PATTERNS_MAX: usize = 20;
 /// Nacos: a long poll is held at least this long.
 pub const LONG_POLL_WAIT_MIN: Duration = Duration::from_secs(10);
 /// Nobody waits longer than this, whatever the header says: a proxy in between would have cut the connection.

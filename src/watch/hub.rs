@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::sync::{Arc, Mutex, MutexGuard};
-use crate::types::ConfigKey;
+use crate::types::{ConfigKey, KeyPattern};
 
 /// All registrations of a node.
 #[derive(Default)]
@@ -19,24 +19,41 @@ struct Index {
     next_id: u64,
     /// Who watches a key, by the watchers' ids. No map is empty.
     watchers: BTreeMap<ConfigKey, BTreeMap<u64, Arc<Mailbox>>>,
+    /// The same for patterns: one that many clients watch is matched once.
+    pattern_watchers: BTreeMap<KeyPattern, BTreeMap<u64, Arc<Mailbox>>>,
     watcher_count: usize,
 }
 
-/// What a watcher has not taken yet. At most one mark for each key it watches.
+/// What a watcher has to look at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// These keys.
+    pub keys: BTreeSet<ConfigKey>,
+    /// Everything that its patterns match: the state was replaced.
+    pub patterns: bool,
+}
+
+/// What a watcher has not taken yet. At most one mark for each key it watches or that a pattern of it matched.
 #[derive(Default)]
 struct Mailbox(Mutex<Marks>);
 
 #[derive(Default)]
 struct Marks {
-    dirty: BTreeSet<ConfigKey>,
+    dirty: Dirty,
     waker: Option<Waker>,
 }
 
 impl Mailbox {
     fn mark(&self, key: ConfigKey) {
+        self.wake_after(|dirty| {
+            dirty.keys.insert(key);
+        });
+    }
+
+    fn wake_after(&self, change: impl FnOnce(&mut Dirty)) {
         let waker = {
             let mut marks = lock(&self.0);
-            marks.dirty.insert(key);
+            change(&mut marks.dirty);
             marks.waker.take()
         };
         if let Some(waker) = waker {
@@ -44,9 +61,9 @@ impl Mailbox {
         }
     }
 
-    fn poll_take(&self, context: &Context<'_>) -> Poll<BTreeSet<ConfigKey>> {
+    fn poll_take(&self, context: &Context<'_>) -> Poll<Dirty> {
         let mut marks = lock(&self.0);
-        if !marks.dirty.is_empty() {
+        if marks.dirty != Dirty::default() {
             return Poll::Ready(mem::take(&mut marks.dirty));
         }
         match &mut marks.waker {
@@ -65,14 +82,20 @@ impl Hub {
             index.next_id += 1;
             index.next_id
         };
-        let watcher = Watcher { hub: self.clone(), id, mailbox: Arc::default(), keys: Mutex::default() };
+        let watcher = Watcher {
+            hub: self.clone(),
+            id,
+            mailbox: Arc::default(),
+            keys: Mutex::default(),
+            patterns: Mutex::default(),
+        };
         watcher.add(keys);
         // Counted when it is registered: who sees it in the count finds its keys.
         lock(&self.0).watcher_count += 1;
         watcher
     }
 
-    /// Marks whoever watches one of these keys. Never waits for a watcher and never drops a mark.
+    /// Marks whoever watches one of these keys, or a pattern that matches it. Never waits for a watcher and never drops a mark.
     pub fn publish<'a>(&self, keys: impl IntoIterator<Item = &'a ConfigKey>) {
         let mut to_mark = Vec::new();
         {
@@ -80,6 +103,9 @@ impl Hub {
             for key in keys {
                 for mailbox in index.watchers.get(key).into_iter().flat_map(|it| it.values()) {
                     to_mark.push((mailbox.clone(), key.clone()));
+                }
+                for (_, watchers) in index.pattern_watchers.iter().filter(|(pattern, _)| pattern.matches(key)) {
+                    to_mark.extend(watchers.values().map(|mailbox| (mailbox.clone(), key.clone())));
                 }
             }
         }
@@ -91,8 +117,15 @@ impl Hub {
 
     /// After a snapshot replaced the state no event tells what changed: everybody must look again.
     pub fn mark_all(&self) {
-        let keys: Vec<ConfigKey> = lock(&self.0).watchers.keys().cloned().collect();
+        let (keys, by_pattern): (Vec<ConfigKey>, Vec<Arc<Mailbox>>) = {
+            let index = lock(&self.0);
+            let by_pattern = index.pattern_watchers.values().flat_map(|it| it.values().cloned());
+            (index.watchers.keys().cloned().collect(), by_pattern.collect())
+        };
         self.publish(&keys);
+        for mailbox in by_pattern {
+            mailbox.wake_after(|dirty| dirty.patterns = true);
+        }
     }
 
     /// How many watchers there are.
@@ -105,6 +138,11 @@ impl Hub {
         lock(&self.0).watchers.len()
     }
 
+    /// How many patterns are watched by somebody.
+    pub fn watched_pattern_count(&self) -> usize {
+        lock(&self.0).pattern_watchers.len()
+    }
+
     fn register(&self, id: u64, mailbox: &Arc<Mailbox>, keys: &[ConfigKey]) {
         let mut index = lock(&self.0);
         for key in keys {
@@ -115,12 +153,16 @@ impl Hub {
     fn deregister(&self, id: u64, keys: &[ConfigKey]) {
         let mut index = lock(&self.0);
         for key in keys {
-            if let Some(watchers) = index.watchers.get_mut(key) {
-                watchers.remove(&id);
-                if watchers.is_empty() {
-                    index.watchers.remove(key);
-                }
-            }
+            take_out(&mut index.watchers, key, id);
+        }
+    }
+}
+
+fn take_out<K: Ord>(watchers: &mut BTreeMap<K, BTreeMap<u64, Arc<Mailbox>>>, of: &K, id: u64) {
+    if let Some(those) = watchers.get_mut(of) {
+        those.remove(&id);
+        if those.is_empty() {
+            watchers.remove(of);
         }
     }
 }
@@ -132,6 +174,7 @@ pub struct Watcher {
     mailbox: Arc<Mailbox>,
     /// What is registered, each key once, in order.
     keys: Mutex<Vec<ConfigKey>>,
+    patterns: Mutex<BTreeSet<KeyPattern>>,
 }
 
 impl Watcher {
@@ -154,6 +197,28 @@ impl Watcher {
         self.hub.deregister(self.id, &gone);
     }
 
+    /// Watches all keys that match, those that are not there yet too.
+    pub fn add_pattern(&self, pattern: &KeyPattern) {
+        let mut watched = lock(&self.patterns);
+        if watched.insert(pattern.clone()) {
+            let mut index = lock(&self.hub.0);
+            index.pattern_watchers.entry(pattern.clone()).or_default().insert(self.id, self.mailbox.clone());
+        }
+    }
+
+    /// Watches the pattern no longer. A mark made before stays.
+    pub fn remove_pattern(&self, pattern: &KeyPattern) {
+        let mut watched = lock(&self.patterns);
+        if watched.remove(pattern) {
+            take_out(&mut lock(&self.hub.0).pattern_watchers, pattern, self.id);
+        }
+    }
+
+    /// Wakes who waits, without a mark: there is something else to do.
+    pub fn wake(&self) {
+        self.mailbox.wake_after(|_| {});
+    }
+
     /// How many keys it watches.
     pub fn key_count(&self) -> usize {
         lock(&self.keys).len()
@@ -164,13 +229,13 @@ impl Watcher {
         self.mailbox.mark(key);
     }
 
-    /// Waits until at least one key is dirty, and takes all dirty keys.
+    /// Waits until there is something to look at, and takes all dirty keys.
     pub async fn changed(&mut self) -> BTreeSet<ConfigKey> {
-        poll_fn(|context| self.poll_changed(context)).await
+        poll_fn(|context| self.poll_changed(context)).await.keys
     }
 
     /// The same for a caller that is polled itself. Only the last one who asked is woken.
-    pub fn poll_changed(&self, context: &Context<'_>) -> Poll<BTreeSet<ConfigKey>> {
+    pub fn poll_changed(&self, context: &Context<'_>) -> Poll<Dirty> {
         self.mailbox.poll_take(context)
     }
 }
@@ -178,7 +243,12 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.hub.deregister(self.id, &lock(&self.keys));
-        lock(&self.hub.0).watcher_count -= 1;
+        let patterns = mem::take(&mut *lock(&self.patterns));
+        let mut index = lock(&self.hub.0);
+        for pattern in &patterns {
+            take_out(&mut index.pattern_watchers, pattern, self.id);
+        }
+        index.watcher_count -= 1;
     }
 }
 

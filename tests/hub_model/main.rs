@@ -7,7 +7,7 @@ mod sync {
 }
 
 mod types {
-    pub(crate) use coracle::types::ConfigKey;
+    pub(crate) use coracle::types::{ConfigKey, KeyPattern};
 }
 
 #[allow(dead_code, unreachable_pub, missing_docs)]
@@ -27,7 +27,7 @@ use shuttle::{
     thread,
 };
 use sync::Arc;
-use types::ConfigKey;
+use types::{ConfigKey, KeyPattern};
 
 const SCHEDULES: usize = 20_000;
 
@@ -120,6 +120,33 @@ fn a_watcher_may_go_at_any_moment() {
             publisher.join().unwrap();
             goes.join().unwrap();
             assert_eq!((hub.watcher_count(), hub.watched_key_count()), (1, 1));
+        },
+        SCHEDULES / 4,
+    );
+}
+
+/// A key that matches appears while a pattern is being watched: who registers first and compares second hears of it.
+#[test]
+fn a_pattern_hears_of_a_key_that_appears() {
+    shuttle::check_random(
+        || {
+            let hub = Arc::new(Hub::default());
+            let stored = Arc::new(AtomicU64::new(0));
+            let publisher = thread::spawn({
+                let (hub, stored) = (hub.clone(), stored.clone());
+                move || {
+                    stored.store(1, Ordering::SeqCst);
+                    hub.publish(&[key("app-1")]);
+                }
+            });
+            let mut watcher = hub.watch([]);
+            watcher.add_pattern(&KeyPattern::parse("public>>g>>app-*").unwrap());
+            if stored.load(Ordering::SeqCst) == 0 {
+                assert_eq!(block_on(watcher.changed()), BTreeSet::from([key("app-1")]));
+            }
+            publisher.join().unwrap();
+            drop(watcher);
+            assert_eq!((hub.watcher_count(), hub.watched_pattern_count()), (0, 0));
         },
         SCHEDULES / 4,
     );

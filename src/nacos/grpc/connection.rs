@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::patterns::Patterns;
 use tokio::{
     sync::{OnceCell, watch},
     time::Instant,
@@ -58,6 +59,7 @@ pub(super) struct Connection {
     pub(super) labels: ClientLabels,
     pub(super) watcher: Watcher,
     listens: Mutex<BTreeMap<ConfigKey, Spellings>>,
+    pub(super) patterns: Patterns,
     /// Microseconds from [`Connection::began`] to the last sign of life.
     active: AtomicU64,
     began: Instant,
@@ -81,6 +83,7 @@ impl Connection {
             labels,
             watcher,
             listens: Mutex::default(),
+            patterns: Patterns::default(),
             active: AtomicU64::new(0),
             began: Instant::now(),
             farewell: Mutex::default(),

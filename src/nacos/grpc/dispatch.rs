@@ -27,6 +27,8 @@ pub(super) mod code {
     pub(crate) const NOT_IMPLEMENTED: i32 = 501;
     pub(crate) const BAD_GATEWAY: i32 = 502;
     pub(crate) const OVER_THRESHOLD: i32 = 503;
+    pub(crate) const TOO_MANY_PATTERNS: i32 = 50_310;
+    pub(crate) const TOO_MANY_MATCHES: i32 = 50_311;
 }
 
 /// What nodes of Nacos say to each other; a client may not.
@@ -63,6 +65,7 @@ enum Handler {
     Publish,
     Remove,
     Listen,
+    FuzzyWatch,
     /// Refused, by an answer of this type.
     Naming(&'static str),
 }
@@ -75,6 +78,7 @@ fn handler(kind: &str) -> Option<Handler> {
         "ConfigPublishRequest" => Some(Handler::Publish),
         "ConfigRemoveRequest" => Some(Handler::Remove),
         "ConfigBatchListenRequest" => Some(Handler::Listen),
+        "ConfigFuzzyWatchRequest" => Some(Handler::FuzzyWatch),
         _ => NAMING.iter().find(|(request, _)| *request == kind).map(|(_, answer)| Handler::Naming(answer)),
     }
 }
@@ -115,6 +119,7 @@ async fn handle(
             let tag = payload.header("Vipserver-Tag").map(str::to_owned);
             requests::listen(api, connection, tag.as_deref(), read(payload)?).await
         }
+        Handler::FuzzyWatch => requests::fuzzy_watch(api, connection, read(payload)?).await,
         Handler::Naming(answer) => {
             let why = "Coracle serves configuration only, no service registration: register with another server";
             Ok(Payload::new(answer, &Outcome::failed(code::NOT_IMPLEMENTED, why)))

@@ -4,6 +4,7 @@
 //! spreads the two over several connections breaks the protocol.
 mod connection;
 mod dispatch;
+mod patterns;
 mod push;
 mod requests;
 mod transport;

@@ -23,7 +23,8 @@ use super::{
 use crate::{
     nacos::wire::{
         messages::{
-            Acknowledgement, ConfigChangeNotifyRequest, ConnectionSetupRequest, InternalRequest, SetupAckRequest,
+            Acknowledgement, ConfigChangeNotifyRequest, ConfigFuzzyWatchChangeNotifyRequest, ConnectionSetupRequest,
+            InternalRequest, SetupAckRequest, group_key,
         },
         payload::Payload,
     },
@@ -46,8 +47,16 @@ const RETRY_STEP: Duration = Duration::from_secs(2);
 /// Nacos: `nacos.config.push.maxRetryTime`.
 const TRIES_MAX: u32 = 50;
 
-/// What is pushed: a key as the client spells it.
-type Pushed = (ConfigKey, Spelling);
+/// What is pushed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Pushed {
+    /// A key changed, as the client spells it.
+    Change(ConfigKey, Spelling),
+    /// A key that a pattern matches came or went.
+    Presence(ConfigKey),
+    /// A part of what a client does not know of a pattern.
+    Part(u64),
+}
 
 /// A push that was not acknowledged yet.
 struct Flight {
@@ -118,7 +127,9 @@ impl Pushes {
         client.detections = 0;
         match serde_json::from_slice::<Acknowledgement>(&payload.json()) {
             // Clients answer with whatever type and result: the number is what counts.
-            Ok(Acknowledgement { request_id: Some(id) }) => id.parse().into_iter().for_each(|id| client.land(id)),
+            Ok(Acknowledgement { request_id: Some(id) }) => {
+                id.parse().into_iter().for_each(|id| client.acknowledged(id))
+            }
             Ok(Acknowledgement { request_id: None }) => {}
             Err(err) => tracing::debug!(connection = %self.transport.id, %err, "a message that is no JSON"),
         }
@@ -152,8 +163,8 @@ impl Pushes {
         };
         let mut client = Client::new(id, connection);
         if setup.ability_table.is_some() {
-            let message =
-                SetupAckRequest { headers: BTreeMap::new(), ability_table: BTreeMap::new(), module: "internal" };
+            let ability_table = BTreeMap::from([("fuzzyWatch".to_owned(), true)]);
+            let message = SetupAckRequest { headers: BTreeMap::new(), ability_table, module: "internal" };
             client.first.push_back(Payload::new("SetupAckRequest", &message));
         }
         tracing::debug!(connection = %self.transport.id, version = ?setup.client_version, "a client came");
@@ -226,12 +237,20 @@ impl Client {
     }
 
     /// Takes note of an acknowledgement.
-    fn land(&mut self, id: u64) {
-        let Some(flight) = self.flights.remove(&id) else { return };
+    fn acknowledged(&mut self, id: u64) {
+        if let Some(Flight { pushed: Pushed::Part(part), .. }) = self.land(id) {
+            self.connection.patterns.settle(part);
+        }
+    }
+
+    /// Waits no longer for an acknowledgement.
+    fn land(&mut self, id: u64) -> Option<Flight> {
+        let flight = self.flights.remove(&id)?;
         self.due.remove(&(flight.due, id));
         if self.newest.get(&flight.pushed) == Some(&id) {
             self.newest.remove(&flight.pushed);
         }
+        Some(flight)
     }
 
     fn next(&mut self, api: &Api, context: &Context<'_>) -> Next {
@@ -247,8 +266,10 @@ impl Client {
         if let Some(payload) = self.first.pop_front() {
             return Next::Send(payload);
         }
-        if let Some((pushed, tries)) = self.next_push(now, context) {
-            return Next::Send(self.push(api, now, pushed, tries));
+        while let Some((pushed, tries)) = self.next_push(api, now, context) {
+            if let Some(payload) = self.push(api, now, pushed, tries) {
+                return Next::Send(payload);
+            }
         }
         match self.detect(now) {
             Detection::At(at) => {
@@ -261,22 +282,44 @@ impl Client {
     }
 
     /// What to push, with the tries made so far. `None`: nothing, and the next mark wakes who asks.
-    fn next_push(&mut self, now: Instant, context: &Context<'_>) -> Option<(Pushed, u32)> {
+    fn next_push(&mut self, api: &Api, now: Instant, context: &Context<'_>) -> Option<(Pushed, u32)> {
         self.retry(now);
         loop {
             while let Some((pushed, tries)) = self.waiting.pop_front() {
                 // It may have stopped listening meanwhile.
-                if self.connection.spellings(&pushed.0).any(|it| it == pushed.1) {
+                if self.is_wanted(&pushed) {
                     return Some((pushed, tries));
                 }
             }
             // Marks are taken only when there is nothing left to send: they are the queue, and it is bounded. They are asked
             // for until there are none: only then is somebody woken by the next one.
-            let Poll::Ready(dirty) = self.connection.watcher.poll_changed(context) else { return None };
-            for key in dirty {
-                let spellings = self.connection.spellings(&key);
-                self.waiting.extend(spellings.map(|spelling| ((key.clone(), spelling), 0)));
+            let marked = self.connection.watcher.poll_changed(context);
+            // Asked for after that, for the same reason.
+            let parts = self.connection.patterns.take_fresh();
+            if marked.is_pending() && parts.is_empty() {
+                return None;
             }
+            self.waiting.extend(parts.into_iter().map(|part| (Pushed::Part(part), 0)));
+            let Poll::Ready(dirty) = marked else { continue };
+            for key in dirty.keys {
+                if self.connection.patterns.has_news(&api.services, &key) {
+                    self.waiting.push_back((Pushed::Presence(key.clone()), 0));
+                }
+                let spellings = self.connection.spellings(&key);
+                self.waiting.extend(spellings.map(|spelling| (Pushed::Change(key.clone(), spelling), 0)));
+            }
+            if dirty.patterns {
+                let news = self.connection.patterns.all_news(&api.services);
+                self.waiting.extend(news.into_iter().map(|key| (Pushed::Presence(key), 0)));
+            }
+        }
+    }
+
+    fn is_wanted(&self, pushed: &Pushed) -> bool {
+        match pushed {
+            Pushed::Change(key, spelling) => self.connection.spellings(key).any(|it| it == *spelling),
+            Pushed::Presence(key) => self.connection.patterns.matches(key),
+            Pushed::Part(part) => self.connection.patterns.is_pending(*part),
         }
     }
 
@@ -293,36 +336,58 @@ impl Client {
             self.land(id);
             if tries < TRIES_MAX {
                 self.waiting.push_back((pushed, tries));
-            } else {
-                // Clients list all keys again every few minutes and find out by that.
-                tracing::warn!(key = %pushed.0, "a client acknowledged none of {TRIES_MAX} pushes");
+                continue;
+            }
+            // Clients list all keys again every few minutes and find out by that.
+            tracing::warn!(?pushed, "a client acknowledged none of {TRIES_MAX} pushes");
+            if let Pushed::Part(part) = pushed {
+                self.connection.patterns.settle(part);
             }
         }
     }
 
-    fn push(&mut self, api: &Api, now: Instant, pushed: Pushed, tries: u32) -> Payload {
+    /// `None`: there is nothing to say any more.
+    fn push(&mut self, api: &Api, now: Instant, pushed: Pushed, tries: u32) -> Option<Payload> {
         // An older push of the same key need not be repeated: this one says as much.
         if let Some(older) = self.newest.get(&pushed).copied() {
             self.land(older);
         }
         let id = api.request_id();
-        let (key, spelling) = &pushed;
-        let message = ConfigChangeNotifyRequest {
-            headers: BTreeMap::new(),
-            request_id: id.to_string(),
-            data_id: key.data_id(),
-            group: key.group(),
-            tenant: (*spelling == Spelling::Named).then(|| key.namespace()),
-            module: "config",
-        };
-        let payload = Payload::new("ConfigChangeNotifyRequest", &message);
+        let payload = self.message(&pushed, id)?;
         let tries = tries + 1;
         let due = now + ACKNOWLEDGEMENT + RETRY_STEP * tries;
         self.due.insert((due, id));
         self.newest.insert(pushed.clone(), id);
         self.flights.insert(id, Flight { pushed, tries, due });
         api.metrics.pushes.inc();
-        payload
+        Some(payload)
+    }
+
+    fn message(&self, pushed: &Pushed, id: u64) -> Option<Payload> {
+        match pushed {
+            Pushed::Change(key, spelling) => {
+                let message = ConfigChangeNotifyRequest {
+                    headers: BTreeMap::new(),
+                    request_id: id.to_string(),
+                    data_id: key.data_id(),
+                    group: key.group(),
+                    tenant: (*spelling == Spelling::Named).then(|| key.namespace()),
+                    module: "config",
+                };
+                Some(Payload::new("ConfigChangeNotifyRequest", &message))
+            }
+            Pushed::Presence(key) => {
+                let message = ConfigFuzzyWatchChangeNotifyRequest {
+                    headers: BTreeMap::new(),
+                    request_id: id.to_string(),
+                    group_key: group_key(key),
+                    change_type: if self.connection.patterns.knows(key) { "CONFIG_CHANGED" } else { "DELETE_CONFIG" },
+                    module: "config",
+                };
+                Some(Payload::new("ConfigFuzzyWatchChangeNotifyRequest", &message))
+            }
+            Pushed::Part(part) => self.connection.patterns.message(*part, id),
+        }
     }
 
     fn detect(&mut self, now: Instant) -> Detection {

@@ -5,6 +5,7 @@ use super::{
     Api,
     connection::{Connection, Spelling, TooManyKeys},
     dispatch::{code, failure},
+    patterns::{self, Limit},
 };
 use crate::{
     nacos::{
@@ -12,14 +13,15 @@ use crate::{
         publishing::{Asked, Refusal, variant_to_remove},
         wire::{
             messages::{
-                ChangedConfig, ConfigBatchListenRequest, ConfigChangeBatchListenResponse, ConfigListenContext,
-                ConfigPublishRequest, ConfigQueryRequest, ConfigQueryResponse, ConfigRemoveRequest, Outcome,
+                ChangedConfig, ConfigBatchListenRequest, ConfigChangeBatchListenResponse, ConfigFuzzyWatchRequest,
+                ConfigListenContext, ConfigPublishRequest, ConfigQueryRequest, ConfigQueryResponse,
+                ConfigRemoveRequest, Outcome, parse_group_key,
             },
             payload::Payload,
         },
     },
     service::{ClientLabels, Found, Interest, Seen, ServiceError},
-    types::{ConfigKey, Consistency, Digest, InvalidName, Tag, Variant, limits},
+    types::{ConfigKey, Consistency, Digest, InvalidName, KeyPattern, Tag, Variant, limits},
 };
 
 type Refused = Box<Payload>;
@@ -27,6 +29,7 @@ type Refused = Box<Payload>;
 const QUERY_RESPONSE: &str = "ConfigQueryResponse";
 const PUBLISH_RESPONSE: &str = "ConfigPublishResponse";
 const REMOVE_RESPONSE: &str = "ConfigRemoveResponse";
+const FUZZY_WATCH_RESPONSE: &str = "ConfigFuzzyWatchResponse";
 const LISTEN_RESPONSE: &str = "ConfigChangeBatchListenResponse";
 
 /// Why a name is refused, in the words of Nacos over gRPC.
@@ -201,6 +204,49 @@ pub(super) async fn listen(
         ChangedConfig { group: key.group(), data_id: key.data_id(), tenant: contexts[at].tenant.as_deref() }
     });
     Ok(answer(Outcome::ok(), changed.collect()))
+}
+
+pub(super) async fn fuzzy_watch(
+    api: &Api,
+    connection: &Arc<Connection>,
+    request: ConfigFuzzyWatchRequest,
+) -> Result<Payload, Refused> {
+    let answer = |outcome: Outcome| Payload::new(FUZZY_WATCH_RESPONSE, &outcome);
+    let refuse = |outcome| Box::new(answer(outcome));
+    let text = request.group_key_pattern.unwrap_or_default();
+    match request.watch_type.as_deref() {
+        Some("WATCH") | None => {}
+        Some("CANCEL_WATCH") => {
+            connection.patterns.cancel(&connection.watcher, &text);
+            return Ok(answer(Outcome::ok()));
+        }
+        Some(_) => return Err(refuse(invalid("invalid watchType: WATCH or CANCEL_WATCH"))),
+    }
+    let pattern = KeyPattern::parse(&text).map_err(|err| refuse(invalid(err.to_string())))?;
+    let received = request.received_group_keys.unwrap_or_default();
+    if received.len() > limits::STREAM_KEYS_MAX {
+        return Err(refuse(invalid(format!("too many receivedGroupKeys, over {}", limits::STREAM_KEYS_MAX))));
+    }
+    connection.catch_up(&api.services).await;
+    let asked = patterns::Asked {
+        text,
+        pattern,
+        known: received.into_iter().flatten().filter_map(|it| parse_group_key(&it)).collect(),
+        initializing: request.initializing.unwrap_or_default(),
+    };
+    connection.patterns.watch(&connection.watcher, &api.services, asked).map_err(|limit| {
+        refuse(match limit {
+            Limit::Patterns => {
+                let why = format!("a connection watches at most {} patterns", limits::STREAM_PATTERNS_MAX);
+                Outcome::failed(code::TOO_MANY_PATTERNS, why)
+            }
+            Limit::Keys => {
+                let why = format!("the patterns of a connection match more than {} keys", limits::STREAM_KEYS_MAX);
+                Outcome::failed(code::TOO_MANY_MATCHES, why)
+            }
+        })
+    })?;
+    Ok(answer(Outcome::ok()))
 }
 
 fn spelling(context: &ConfigListenContext) -> Spelling {

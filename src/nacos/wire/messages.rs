@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::types::{ConfigKey, NamespaceId};
+
 /// The four names of a request.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -202,6 +204,83 @@ pub struct ConfigChangeNotifyRequest<'a> {
     pub tenant: Option<&'a str>,
     /// `config`.
     pub module: &'static str,
+}
+
+/// Watches all keys that match a pattern, or no longer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConfigFuzzyWatchRequest {
+    /// `namespace>>group>>dataId`.
+    pub group_key_pattern: Option<String>,
+    /// What the client has, in the spelling of [`group_key`].
+    pub received_group_keys: Option<Vec<Option<String>>>,
+    /// `WATCH` or `CANCEL_WATCH`.
+    pub watch_type: Option<String>,
+    /// Whether the client waits for being told that it knows all.
+    pub initializing: Option<bool>,
+}
+
+/// To a client: how what it knows of a pattern differs from what there is.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigFuzzyWatchSyncRequest<'a> {
+    /// Empty.
+    pub headers: BTreeMap<String, String>,
+    /// What the acknowledgement will name.
+    pub request_id: String,
+    /// As the client spelled it.
+    pub group_key_pattern: &'a str,
+    /// The keys; missing in the last message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contexts: Option<Vec<ConfigFuzzyWatchContext>>,
+    /// `FUZZY_WATCH_INIT_NOTIFY`, `FUZZY_WATCH_DIFF_SYNC_NOTIFY` or `FINISH_FUZZY_WATCH_INIT_NOTIFY`.
+    pub sync_type: &'static str,
+    /// How many messages there are; 0 in the last one.
+    pub total_batch: usize,
+    /// Which one this is, from 1.
+    pub current_batch: usize,
+    /// `config`.
+    pub module: &'static str,
+}
+
+/// A key that a client does not know, or that is gone.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigFuzzyWatchContext {
+    /// See [`group_key`].
+    pub group_key: String,
+    /// `ADD_CONFIG` or `DELETE_CONFIG`.
+    pub changed_type: &'static str,
+}
+
+/// To a client: a key that a pattern matches came or went.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigFuzzyWatchChangeNotifyRequest {
+    /// Empty.
+    pub headers: BTreeMap<String, String>,
+    /// What the acknowledgement will name.
+    pub request_id: String,
+    /// See [`group_key`].
+    pub group_key: String,
+    /// `CONFIG_CHANGED` or `DELETE_CONFIG`.
+    pub change_type: &'static str,
+    /// `config`.
+    pub module: &'static str,
+}
+
+/// A key in the spelling of pattern watches: `dataId+group+namespace`, always three parts. (Nacos: `GroupKey`, which escapes
+/// what a name cannot contain here.)
+pub fn group_key(key: &ConfigKey) -> String {
+    [key.data_id(), "+", key.group(), "+", key.namespace()].concat()
+}
+
+/// The key of that spelling; `None` when it is none.
+pub fn parse_group_key(text: &str) -> Option<ConfigKey> {
+    let mut parts = text.split('+');
+    let (data_id, group, tenant) = (parts.next()?, parts.next()?, parts.next().unwrap_or_default());
+    let namespace = if tenant.is_empty() { NamespaceId::public() } else { NamespaceId::parse(tenant).ok()? };
+    ConfigKey::new(&namespace, group, data_id).ok()
 }
 
 /// To a client: what this server can do beyond the basics.
