@@ -6,6 +6,8 @@
 
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/random.rs"]
+mod random;
 
 use std::{
     path::Path,
@@ -18,6 +20,7 @@ use std::{
 };
 
 use process::{Http, Server, free_port};
+use random::Random;
 use tokio::time::Instant;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_coracle");
@@ -32,19 +35,6 @@ struct Known {
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::vars().find(|(it, _)| it == name).map_or(default, |(_, value)| value.parse().unwrap())
-}
-
-/// A small generator, so that a seed gives the same moments again (Steele and others, SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
 }
 
 /// Writes serials until told to stop, on any of the ports that answers; unknown outcomes stay between `acknowledged` and

@@ -74,7 +74,10 @@ public class Driver {
         test("100 listeners", () -> manyListeners(100, 100));
         test("3000 listeners", () -> manyListeners(3000, 20));
         test("public and blank namespace", Driver::publicNamespace);
+        boolean patterns = PatternWatch.isKnown();
+        if (patterns) test("pattern watch", PatternWatch::comesAndGoes);
         if ("three".equals(MODE)) {
+            if (patterns) test("pattern watch, leader killed", PatternWatch::leaderKilled);
             test("two nodes", Driver::twoNodes);
             test("leader killed", Driver::leaderKilled);
             test("rolling restart", Driver::rolling);
