@@ -100,7 +100,7 @@ fn zero(path: &Path, range: std::ops::Range<usize>) {
 fn a_lost_mark_never_makes_a_torn_batch_look_like_damage() {
     // The mark is not flushed by itself: when the power goes, the disk may have the end of the next batch but not its
     // beginning, nor the mark before it.
-    for batch in [1_u64, 2, 5] {
+    for (batch, lost) in [(1_u64, 1), (2, 1), (5, 1), (1, 2), (2, 2), (5, 2)] {
         let dir = tempfile::tempdir().unwrap();
         let log = open(dir.path());
         append(&log, vec![text(1)]);
@@ -109,11 +109,37 @@ fn a_lost_mark_never_makes_a_torn_batch_look_like_damage() {
         drop(log);
         let path = &segments(dir.path())[0];
         let found = records(path);
-        assert_eq!((found[0].1, found[1].1), (2, MARK));
-        // The closing mark is not there yet, and the beginning did not arrive.
-        zero(path, found[batch as usize + 2].0..PAGE * 4);
-        zero(path, found[1].0..found[2].0 + HEAD);
+        let kinds: Vec<u8> = found[..4].iter().map(|it| it.1).collect();
+        assert_eq!(kinds, [2, MARK, MARK, 2]);
+        // The closing marks are not there yet, and the beginning did not arrive.
+        zero(path, found[batch as usize + 3].0..PAGE * 4);
+        zero(path, found[lost].0..found[3].0 + HEAD);
         assert_eq!(all(&open(dir.path())), vec![text(1)], "a batch of {batch} was answered to nobody");
+    }
+}
+
+#[test]
+fn no_damage_of_one_sector_takes_the_last_batch_for_torn() {
+    let sector = 512;
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for index in 1..=6 {
+        append(&log, vec![entry(1, index, vec![b'x'; 60])]);
+        settle(dir.path());
+    }
+    let entries = all(&log);
+    drop(log);
+    let path = segments(dir.path())[0].clone();
+    let sound = fs::read(&path).unwrap();
+    let used = sound.iter().rposition(|it| *it != 0).unwrap() + 1;
+    for at in (PAGE..used).step_by(sector) {
+        zero(&path, at..at + sector);
+        let opened = SegmentLog::open(dir.path(), OPTIONS, Metrics::new());
+        match opened {
+            Err(err) => assert!(err.to_string().contains("damaged"), "{err}"),
+            Ok(log) => assert_eq!(all(&log), entries, "bytes from {at} zeroed"),
+        }
+        fs::write(&path, &sound).unwrap();
     }
 }
 

@@ -25,6 +25,8 @@ use crate::{
     },
 };
 
+/// What a disk damages or loses as one; drives with larger sectors say so rarely, and promise this much.
+const SECTOR_BYTES: usize = 512;
 /// One flush takes at most about this many bytes: bounds how long the first in it waits.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
@@ -243,16 +245,20 @@ impl Writer {
     /// Behind a durable batch, when nobody waits. Not flushed: its loss loses nothing. It has the number of the batch
     /// that comes next, since they become durable together: either shows that the batch before them was durable, and
     /// neither says anything about the other.
+    ///
+    /// There are two of them, a sector apart: no damage of one sector takes the end of the batch and both marks.
     fn mark(&mut self) {
         self.marked = true;
-        let bytes = record::size(0) as u64;
+        let bytes = (record::size(SECTOR_BYTES) + record::size(0)) as u64;
         if self.offset + bytes > self.active.bytes {
             return;
         }
         self.buffer.clear();
-        let record = Record::bare(Kind::Mark);
-        let head = Head { record, batch: self.batch + 1, closes_batch: true, payload_bytes: 0 };
-        record::encode(&mut self.buffer, self.active.seed, head, &[]);
+        for payload in [&[0; SECTOR_BYTES][..], &[]] {
+            let record = Record::bare(Kind::Mark);
+            let head = Head { record, batch: self.batch + 1, closes_batch: true, payload_bytes: payload.len() };
+            record::encode(&mut self.buffer, self.active.seed, head, payload);
+        }
         match self.active.note(self.offset, &self.buffer) {
             Ok(()) => {
                 self.mark_is_loose = true;
