@@ -388,3 +388,26 @@ async fn a_connection_watches_a_bounded_number_of_patterns() {
     assert_eq!(unknown["errorCode"], 400, "{unknown}");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_never_overtakes_the_answer_to_a_listen_request() {
+    // A client in Go that handles the push first believes the answer, and misses the change.
+    let (_dir, server, address) = server().await;
+    let writer = Client::introduced(&address).await.unwrap();
+    let mut client = Client::introduced(&address).await.unwrap();
+    let mut overlapped = 0;
+    for at in 0..60 {
+        let key = format!("k{at}");
+        let (stale, ()) = tokio::join!(client.listen(&key, ""), writer.publish(&key, "x"));
+        let answered = Instant::now();
+        if stale.unwrap() {
+            continue;
+        }
+        let (_, message) = timeout(PATIENCE, client.next()).await.expect("the change is told").unwrap();
+        assert!(answered.elapsed() >= Duration::from_millis(5), "told {:?} after the answer", answered.elapsed());
+        client.acknowledge(&message).await;
+        overlapped += 1;
+    }
+    assert!(overlapped > 0, "the change came after the comparison at least once");
+    server.stop().await;
+}

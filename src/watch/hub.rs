@@ -66,11 +66,17 @@ impl Mailbox {
         if marks.dirty != Dirty::default() {
             return Poll::Ready(mem::take(&mut marks.dirty));
         }
-        match &mut marks.waker {
+        marks.set_waker(context);
+        Poll::Pending
+    }
+}
+
+impl Marks {
+    fn set_waker(&mut self, context: &Context<'_>) {
+        match &mut self.waker {
             Some(waker) => waker.clone_from(context.waker()),
             none => *none = Some(context.waker().clone()),
         }
-        Poll::Pending
     }
 }
 
@@ -212,6 +218,11 @@ impl Watcher {
         if watched.remove(pattern) {
             take_out(&mut lock(&self.hub.0).pattern_watchers, pattern, self.id);
         }
+    }
+
+    /// Has the caller woken by the next mark or [`Watcher::wake`], without taking what is marked already.
+    pub fn register_waker(&self, context: &Context<'_>) {
+        lock(&self.mailbox.0).set_waker(context);
     }
 
     /// Wakes who waits, without a mark: there is something else to do.

@@ -24,6 +24,12 @@ use crate::{
 /// longer than most elections.
 const CATCH_UP_MAX: Duration = Duration::from_millis(1_500);
 
+/// Nothing is pushed for this long after the answer to a listen request: a client in Go (nacos-sdk-go 2.3) that handles a
+/// push before the answer takes its key for up to date, and looks again only after five minutes.
+const QUIET_AFTER_LISTENING: Duration = Duration::from_millis(20);
+/// A client that listens without a pause is pushed to all the same, after this long.
+const QUIET_MAX: Duration = Duration::from_secs(2);
+
 /// How a client spells the tenant of a key. Only the default namespace has more than one spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Spelling {
@@ -64,6 +70,7 @@ pub(super) struct Connection {
     active: AtomicU64,
     began: Instant,
     farewell: Mutex<Farewell>,
+    listening: Mutex<Listening>,
     caught_up: OnceCell<()>,
 }
 
@@ -72,6 +79,37 @@ struct Farewell {
     /// Set once, when the client has to go.
     until: Option<Instant>,
     waker: Option<Waker>,
+}
+
+/// The listen requests of a client.
+#[derive(Default)]
+struct Listening {
+    in_flight: usize,
+    /// Since when there has been no pause.
+    since: Option<Instant>,
+    /// When the last answer was given.
+    answered: Option<Instant>,
+}
+
+impl Listening {
+    fn quiet_until(&self, now: Instant) -> Option<Instant> {
+        let most = self.since? + QUIET_MAX;
+        let until = if self.in_flight > 0 { most } else { self.answered.unwrap_or(now) + QUIET_AFTER_LISTENING };
+        Some(until.min(most))
+    }
+}
+
+/// A listen request that is being answered. Nothing is pushed until a moment after its answer.
+pub(super) struct ListenRequest<'a>(&'a Connection);
+
+impl Drop for ListenRequest<'_> {
+    fn drop(&mut self) {
+        let mut listening = self.0.listening();
+        listening.in_flight -= 1;
+        listening.answered = Some(Instant::now());
+        drop(listening);
+        self.0.watcher.wake();
+    }
 }
 
 /// A client listens to more keys than it may.
@@ -87,6 +125,7 @@ impl Connection {
             active: AtomicU64::new(0),
             began: Instant::now(),
             farewell: Mutex::default(),
+            listening: Mutex::default(),
             caught_up: OnceCell::new(),
         }
     }
@@ -104,6 +143,26 @@ impl Connection {
     /// Waits, once in a connection's life, until this node is not behind what the client may have heard elsewhere.
     pub(super) async fn catch_up(&self, services: &Services) {
         self.caught_up.get_or_init(|| services.catch_up(CATCH_UP_MAX)).await;
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Listening> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be held while a listen request is answered.
+    pub(super) fn begin_listening(&self) -> ListenRequest<'_> {
+        let mut listening = self.listening();
+        let now = Instant::now();
+        if listening.quiet_until(now).is_none_or(|until| until <= now) {
+            listening.since = Some(now);
+        }
+        listening.in_flight += 1;
+        ListenRequest(self)
+    }
+
+    /// Until when nothing is pushed, unless that is over; who asks is woken when a listen request has been answered.
+    pub(super) fn quiet_until(&self, now: Instant) -> Option<Instant> {
+        self.listening().quiet_until(now).filter(|until| *until > now)
     }
 
     /// Registers: whatever changes from now on is pushed. Comparing comes after it.

@@ -266,14 +266,20 @@ impl Client {
         if let Some(payload) = self.first.pop_front() {
             return Next::Send(payload);
         }
-        while let Some((pushed, tries)) = self.next_push(api, now, context) {
+        // Asked for first: a listen request that is answered from now on wakes who waits.
+        self.connection.watcher.register_waker(context);
+        let quiet_until = self.connection.quiet_until(now);
+        while quiet_until.is_none()
+            && let Some((pushed, tries)) = self.next_push(api, now, context)
+        {
             if let Some(payload) = self.push(api, now, pushed, tries) {
                 return Next::Send(payload);
             }
         }
         match self.detect(now) {
             Detection::At(at) => {
-                let due = self.due.first().map_or(at, |(due, _)| at.min(*due));
+                let at = quiet_until.map_or(at, |until| at.min(until));
+                let due = self.due.first().filter(|_| quiet_until.is_none()).map_or(at, |(due, _)| at.min(*due));
                 Next::Wait(farewell.map_or(due, |until| due.min(until)))
             }
             Detection::Ask => Next::Send(internal("ClientDetectionRequest", api)),

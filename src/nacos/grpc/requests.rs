@@ -184,6 +184,7 @@ pub(super) async fn listen(
         connection.unlisten(&keys);
         return Ok(answer(Outcome::ok(), Vec::new()));
     }
+    let _until_answered = connection.begin_listening();
     connection.catch_up(&api.services).await;
     // Register first, compare second: what changes between the two is pushed.
     if let Err(TooManyKeys) = connection.listen(&keys) {
