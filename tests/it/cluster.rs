@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use coracle::{
     replication::{Administration, AdministrationError, Member, Role, SnapshotPolicy},
-    types::{Consistency, KeyPattern, Revision},
+    types::{Consistency, Revision},
 };
 use tokio::time::{Instant, timeout};
 
@@ -96,16 +96,11 @@ async fn members_come_by_snapshot_and_leave() {
     cluster.start_node(4).await;
     assert!(!cluster.nodes[&4].replicator.caught_up(), "it cannot say that there is nothing");
     let mut watcher = cluster.nodes[&4].hub.watch([key("k7")]);
-    let by_pattern = cluster.nodes[&4].hub.watch([]);
-    by_pattern.add_pattern(&KeyPattern::parse("public>>*>>k*").unwrap());
     // Asked of whoever: a follower hands it to the leader.
     for id in 1..=3 {
         add(&cluster, id, 4).await;
     }
     timeout(PATIENCE, watcher.changed()).await.expect("a snapshot marks everybody");
-    let look_again =
-        async { while !std::future::poll_fn(|context| by_pattern.poll_changed(context)).await.patterns {} };
-    timeout(PATIENCE, look_again).await.expect("a snapshot marks who watches patterns");
     let ready = async {
         while cluster.nodes[&4].replicator.status().not_ready.is_some() {
             tokio::time::sleep(Duration::from_millis(1)).await;
