@@ -213,21 +213,21 @@ fn zeroed_and_garbled_sectors_cut_files_and_missing_ones_are_refused() {
     // behind it was acknowledged to nobody.
     let last = sound[count - 1].windows(900).rposition(|it| it.iter().all(|it| *it == 30)).unwrap() + 900;
     let mut refused = 0;
-    for at in 0..count {
+    for (at, whole) in sound.iter().enumerate() {
         for (sector, fill) in [(8, 0_u8), (9, 0), (10, 0xa5), (11, 0x5a)] {
             let damaged = copy(dir.path());
-            let mut bytes = sound[at].clone();
+            let mut bytes = whole.clone();
             bytes[sector * 512..(sector + 1) * 512].fill(fill);
             fs::write(&segments(damaged.path())[at], &bytes).unwrap();
             let holds_acknowledged = at + 1 < count || sector * 512 < last;
             let is_refused = refused_or_whole(damaged.path(), &entries);
-            if holds_acknowledged && bytes != sound[at] {
+            if holds_acknowledged && bytes != *whole {
                 assert!(is_refused, "segment {at}, sector {sector}, {fill}");
             }
             refused += u32::from(is_refused);
         }
         let damaged = copy(dir.path());
-        fs::write(&segments(damaged.path())[at], &sound[at][..6_000]).unwrap();
+        fs::write(&segments(damaged.path())[at], &whole[..6_000]).unwrap();
         assert!(refused_or_whole(damaged.path(), &entries), "segment {at} cut");
     }
     assert!(refused as usize > 2 * (count - 1), "{refused} of {} were refused", 4 * count);

@@ -110,7 +110,8 @@ impl Options {
             broadcast_submitted_on_append: Some(true),
             snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshots.entries),
             max_in_snapshot_log_to_keep: self.snapshots.entries_kept,
-            purge_batch_size: 1_000,
+            // In steps, but no larger than what is kept: else a short log is never purged.
+            purge_batch_size: self.snapshots.entries_kept.clamp(1, 1_000),
             replication_lag_threshold: 5_000,
             removed_leader_step_down: openraft::StepDownPolicy::After(400),
             allow_log_reversion: None,

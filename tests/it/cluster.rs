@@ -1,5 +1,5 @@
 //! What a cluster survives: a leader that goes, restarts, members that come and leave, a standalone node that grows.
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, future::poll_fn, time::Duration};
 
 use coracle::{
     replication::{Administration, AdministrationError, Member, Role, SnapshotPolicy},
@@ -100,7 +100,8 @@ async fn members_come_by_snapshot_and_leave() {
     for id in 1..=3 {
         add(&cluster, id, 4).await;
     }
-    timeout(PATIENCE, watcher.changed()).await.expect("a snapshot marks everybody");
+    let dirty = timeout(PATIENCE, poll_fn(|context| watcher.poll_changed(context))).await.expect("it is told of k7");
+    assert!(dirty.patterns, "the state came as a snapshot, which marks everybody: {dirty:?}");
     let ready = async {
         while cluster.nodes[&4].replicator.status().not_ready.is_some() {
             tokio::time::sleep(Duration::from_millis(1)).await;
