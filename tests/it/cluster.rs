@@ -95,7 +95,7 @@ async fn members_come_by_snapshot_and_leave() {
     cluster.places.insert(4, place);
     cluster.start_node(4).await;
     assert!(!cluster.nodes[&4].replicator.caught_up(), "it cannot say that there is nothing");
-    let mut watcher = cluster.nodes[&4].hub.watch([key("k7")]);
+    let watcher = cluster.nodes[&4].hub.watch([key("k7")]);
     // Asked of whoever: a follower hands it to the leader.
     for id in 1..=3 {
         add(&cluster, id, 4).await;
