@@ -30,7 +30,8 @@ fn entry(index: u64, keys: u64) -> LogEntry {
         precondition: Precondition::None,
         author: Author::default(),
     };
-    let proposal = Proposal { command: Command::PublishConfig(Box::new(publication)), proposed_at: Millis(index) };
+    let proposal =
+        Proposal { command: Command::PublishConfig(Box::new(publication)), proposed_at: Millis(index), request: None };
     let id = LogId { term: 1, node: 0, index };
     LogEntry { id, payload: Payload::Proposal(encode_proposal(&proposal)) }
 }

@@ -8,7 +8,7 @@ use coracle::{
     storage::{Applied, StateStore, memory::MemoryState},
     types::{
         Attributes, Author, Command, ConfigKey, Content, LogId, Millis, Namespace, NamespaceId, Precondition, Proposal,
-        Publication, Rejection, Reply, Revision, Tag, Variant,
+        Publication, Rejection, Reply, Request, RequestId, Revision, Tag, Variant, limits,
     },
 };
 use proptest::prelude::*;
@@ -183,7 +183,7 @@ proptest! {
             let mut writes = Vec::new();
             for (action, time) in group {
                 revision += 1;
-                let proposal = Proposal { command: command(action), proposed_at: Millis(*time) };
+                let proposal = Proposal { command: command(action), proposed_at: Millis(*time), request: None };
                 let effects = apply(&view, Revision(revision), &proposal).unwrap();
                 let told = effects.event.is_some();
                 let outcome = match effects.reply {
@@ -223,4 +223,61 @@ proptest! {
         prop_assert_eq!(found, reference.versions);
         prop_assert_eq!(state.namespaces().len(), reference.namespaces.len());
     }
+}
+
+/// Nodes apply the same entries in groups of their own, so nothing may depend on where a group ends.
+#[test]
+fn what_is_remembered_of_requests_does_not_depend_on_groups_and_is_bounded() {
+    let command = |text: u64| {
+        command(&Action::Publish {
+            key: (text % 3) as u8,
+            label: String::new(),
+            text: (text % 7) as u8,
+            app: None,
+            ip: 0,
+            cas: None,
+            absent: false,
+        })
+    };
+    let count = limits::REQUESTS_REMEMBERED_MAX as u64 + 12_000;
+    // Now and then an id comes again: as a repetition, for something else, and after it was forgotten.
+    let id = |at: u64| {
+        let number = match at % 10 {
+            4 => at / 2,
+            6 => at / 400,
+            _ => at,
+        };
+        RequestId::parse(&number.to_string()).unwrap()
+    };
+    let proposal = |at: u64| {
+        let command = command(if at % 20 == 4 { at / 2 } else { at });
+        Proposal { request: Some(Request::new(id(at), &command)), command, proposed_at: Millis(at) }
+    };
+    let states = [1, 700, 1024].map(|group| {
+        let state = MemoryState::new();
+        let mut replies = Vec::new();
+        let entries: Vec<u64> = (1..=count).collect();
+        for group in entries.chunks(group) {
+            let (mut view, mut writes) = (Overlay::new(&state), Vec::new());
+            for at in group {
+                let effects = apply(&view, Revision(*at), &proposal(*at)).unwrap();
+                view.stage(&effects.writes);
+                writes.extend(effects.writes);
+                replies.push(effects.reply);
+            }
+            let last = Some(LogId { term: 1, node: 0, index: group[group.len() - 1] });
+            state.commit(Applied { last, membership: None }, writes).unwrap();
+        }
+        (state, replies)
+    });
+    for (state, replies) in &states[1..] {
+        assert!(*replies == states[0].1, "the same answers");
+        assert_eq!(state.witness(), states[0].0.witness(), "the same rows");
+    }
+    let (state, replies) = &states[0];
+    assert_eq!(state.remembered_count(), limits::REQUESTS_REMEMBERED_MAX);
+    assert!(state.remembered_request(id(1)).is_none(), "the oldest are forgotten");
+    assert!(state.remembered_request(id(count)).is_some());
+    let repeated = replies.iter().zip(1..).filter(|(reply, at)| **reply != Reply::Applied(Revision(*at))).count();
+    assert!(repeated > 1_000, "{repeated} were repetitions");
 }

@@ -165,7 +165,7 @@ proptest! {
             key: key(at), variant: variant(which), content: Content::new(content), attributes, beta_ips: ips,
             precondition: Precondition::DigestIsOrAbsent(Content::new("x").digest()), author,
         };
-        let proposal = Proposal { command: Command::PublishConfig(Box::new(publication)), proposed_at: Millis(revision) };
+        let proposal = Proposal { command: Command::PublishConfig(Box::new(publication)), proposed_at: Millis(revision), request: None };
         prop_assert_eq!(decode_proposal(encode_proposal(&proposal)).unwrap(), proposal);
     }
 

@@ -1,9 +1,15 @@
 //! A client of the Nacos HTTP API: get, publish, remove, watch, and what administrators ask. Goes to the next server when
-//! one does not answer; what may have been written is not sent again.
+//! one does not answer. A write has an id (`X-Request-Id`) that a Coracle server remembers: when its outcome is unknown it is
+//! sent again, and done once.
 mod connection;
 mod watch;
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::hash_map::RandomState,
+    fmt,
+    hash::{BuildHasher, Hasher},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -12,6 +18,10 @@ pub use self::watch::Watch;
 
 /// How long a request may take, a long poll aside.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A write that was not done, or of which nobody knows, is sent this often before the caller is told.
+const WRITE_ATTEMPTS: usize = 4;
+/// The wait before a write is sent again; it grows with each attempt.
+const WRITE_PAUSE: Duration = Duration::from_millis(150);
 
 /// What went wrong, by what a caller can do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +142,7 @@ impl Client {
     /// [`Error`].
     pub async fn get(&self, data_id: &str) -> Result<Option<String>, Error> {
         let target = format!("/nacos/v1/cs/configs?{}", self.names(data_id));
-        match text(self.any_server("GET", &target, "", None).await?) {
+        match text(self.any_server(REQUEST_TIMEOUT, 0, "GET", &target, "", &[]).await?) {
             Ok(content) => Ok(Some(content)),
             Err(Error::NotFound) => Ok(None),
             Err(err) => Err(err),
@@ -156,8 +166,8 @@ impl Client {
         if let Some(content_type) = &options.content_type {
             body += &format!("&{}", form("type", content_type));
         }
-        let cas = options.if_md5.as_deref().map(|md5| ("casMd5", md5.to_owned()));
-        let response = self.any_server("POST", "/nacos/v1/cs/configs", &body, cas).await?;
+        let cas = options.if_md5.as_deref().map(|md5| ("casMd5", md5));
+        let response = self.write("POST", "/nacos/v1/cs/configs", &body, cas).await?;
         text(response).map(drop)
     }
 
@@ -167,7 +177,7 @@ impl Client {
     /// [`Error`].
     pub async fn remove(&self, data_id: &str) -> Result<(), Error> {
         let target = format!("/nacos/v1/cs/configs?{}", self.names(data_id));
-        text(self.any_server("DELETE", &target, "", None).await?).map(drop)
+        text(self.write("DELETE", &target, "", None).await?).map(drop)
     }
 
     /// Follows a configuration.
@@ -210,9 +220,9 @@ impl Client {
     }
 
     async fn admin(&self, method: &str, target: &str, body: &str) -> Result<Value, Error> {
-        let json = (!body.is_empty()).then(|| ("content-type", "application/json".to_owned()));
+        let json: &[_] = if body.is_empty() { &[] } else { &[("content-type", "application/json")] };
         // Changes of members take as long as the new one needs to catch up.
-        let response = self.any_server_within(Duration::from_secs(70), method, target, body, json).await?;
+        let response = self.any_server(Duration::from_secs(70), 0, method, target, body, json).await?;
         let value: Value = serde_json::from_slice(&response.body).unwrap_or_default();
         if response.status == 200 {
             return Ok(value);
@@ -225,37 +235,65 @@ impl Client {
         Err(if response.status == 503 { Error::Unavailable(why) } else { Error::Invalid(why) })
     }
 
-    async fn any_server(
+    /// Sends a write until it is known what became of it, a few times at most.
+    async fn write(
         &self,
         method: &str,
         target: &str,
         body: &str,
-        header: Option<(&str, String)>,
+        header: Option<(&str, &str)>,
     ) -> Result<Response, Error> {
-        self.any_server_within(REQUEST_TIMEOUT, method, target, body, header).await
+        let id = request_id();
+        let headers: Vec<_> = header.into_iter().chain([("x-request-id", &*id)]).collect();
+        let mut unknown = None;
+        let mut attempt = 0;
+        loop {
+            let sent = self.any_server(REQUEST_TIMEOUT, attempt, method, target, body, &headers).await;
+            let failed = match sent {
+                Ok(response) if response.status == 503 || response.status == 504 => text(response).err(),
+                Ok(response) => return Ok(response),
+                Err(err @ (Error::OutcomeUnknown(_) | Error::Unreachable(_))) => Some(err),
+                Err(err) => return Err(err),
+            };
+            let failed = failed.unwrap_or_else(|| Error::Unexpected("an answer without a reason".into()));
+            attempt += 1;
+            // What was not done the last time may have been done before.
+            if attempt == WRITE_ATTEMPTS {
+                return Err(unknown.unwrap_or(failed));
+            }
+            if matches!(failed, Error::OutcomeUnknown(_)) {
+                unknown = Some(failed);
+            }
+            tokio::time::sleep(WRITE_PAUSE * attempt as u32).await;
+        }
     }
 
-    /// Asks one server after the other until one can be connected to.
-    async fn any_server_within(
+    /// Asks one server after the other, beginning with that of this number, until one can be connected to.
+    async fn any_server(
         &self,
         limit: Duration,
+        first: usize,
         method: &str,
         target: &str,
         body: &str,
-        header: Option<(&str, String)>,
+        headers: &[(&str, &str)],
     ) -> Result<Response, Error> {
         let mut last = Error::Unreachable("no server is named".into());
-        for server in &self.servers {
+        let count = self.servers.len();
+        for server in self.servers.iter().cycle().skip(first % count.max(1)).take(count) {
             match Connection::open(server).await {
-                Ok(mut connection) => {
-                    let headers: Vec<(&str, &str)> = header.iter().map(|(name, value)| (*name, &**value)).collect();
-                    return connection.send(method, target, &headers, body, limit).await;
-                }
+                Ok(mut connection) => return connection.send(method, target, headers, body, limit).await,
                 Err(err) => last = err,
             }
         }
         Err(last)
     }
+}
+
+/// A name that no other request has: 128 bits of the keys that the standard library draws for its maps.
+fn request_id() -> String {
+    let random = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
 }
 
 /// `name=value`, percent-encoded.

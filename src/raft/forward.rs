@@ -205,8 +205,8 @@ fn give_up(group: Vec<Waiting>, why: &str) -> Vec<Waiting> {
 pub(super) fn placed_to_wire(placed: Placed) -> wire::Outcome {
     use wire::outcome::Outcome;
     let (index, outcome) = match placed {
-        Placed::Decided(index, Reply::Applied(_)) => (index, Outcome::Applied(true)),
-        Placed::Decided(index, Reply::Unchanged(_)) => (index, Outcome::Unchanged(true)),
+        Placed::Decided(index, Reply::Applied(at)) => (index, Outcome::Applied(at.0)),
+        Placed::Decided(index, Reply::Unchanged(at)) => (index, Outcome::Unchanged(at.0)),
         Placed::Decided(index, Reply::Rejected(rejection)) => {
             let outcome = match rejection {
                 Rejection::PreconditionFailed { current } => Outcome::PreconditionFailed(
@@ -229,8 +229,8 @@ fn placed_from_wire(it: wire::Outcome) -> Placed {
     use wire::outcome::Outcome;
     let rejected = |rejection| Placed::Decided(it.index, Reply::Rejected(rejection));
     match it.outcome {
-        Some(Outcome::Applied(_)) => Placed::Decided(it.index, Reply::Applied(Revision(it.index))),
-        Some(Outcome::Unchanged(_)) => Placed::Decided(it.index, Reply::Unchanged(Revision(it.index))),
+        Some(Outcome::Applied(at)) => Placed::Decided(it.index, Reply::Applied(Revision(at))),
+        Some(Outcome::Unchanged(at)) => Placed::Decided(it.index, Reply::Unchanged(Revision(at))),
         Some(Outcome::PreconditionFailed(digest)) => {
             let current = digest[..].try_into().ok().map(Digest::from_bytes);
             rejected(Rejection::PreconditionFailed { current })

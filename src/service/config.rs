@@ -4,7 +4,10 @@ use std::sync::Arc;
 use super::{ServiceError, Services};
 use crate::{
     state_machine::{ClientLabels, visible},
-    types::{Command, ConfigKey, ConfigRecord, Consistency, Head, NamespaceId, Publication, Reply, Revision, Variant},
+    types::{
+        Command, ConfigKey, ConfigRecord, Consistency, Head, NamespaceId, Publication, Reply, RequestId, Revision,
+        Variant,
+    },
 };
 
 /// What was read, and the revision that the node had applied by then.
@@ -66,20 +69,25 @@ pub struct Page<T> {
 pub type Listed = (ConfigKey, Arc<ConfigRecord>);
 
 impl Services {
-    /// Publishes one version.
+    /// Publishes one version; once, when it comes again with the same id.
     ///
     /// # Errors
     /// [`ServiceError`]; `Rejected` when the precondition does not hold.
-    pub async fn publish(&self, publication: Publication) -> Result<Written, ServiceError> {
-        written(self.propose(Command::PublishConfig(Box::new(publication))).await?)
+    pub async fn publish(&self, publication: Publication, id: Option<RequestId>) -> Result<Written, ServiceError> {
+        written(self.propose(Command::PublishConfig(Box::new(publication)), id).await?)
     }
 
-    /// Takes one version away; not an error when there is none.
+    /// Takes one version away; not an error when there is none. Once, when it comes again with the same id.
     ///
     /// # Errors
     /// [`ServiceError`].
-    pub async fn remove(&self, key: ConfigKey, variant: Variant) -> Result<Written, ServiceError> {
-        written(self.propose(Command::RemoveConfig { key, variant }).await?)
+    pub async fn remove(
+        &self,
+        key: ConfigKey,
+        variant: Variant,
+        id: Option<RequestId>,
+    ) -> Result<Written, ServiceError> {
+        written(self.propose(Command::RemoveConfig { key, variant }, id).await?)
     }
 
     /// The version of a configuration that this client sees.

@@ -15,7 +15,7 @@ use crate::{
     metrics::Metrics,
     replication::{Administration, ProposeError, Replicator, Status},
     state_machine::{ReadError, StateReader},
-    types::{Command, Proposal, Rejection, Reply, limits},
+    types::{Command, Proposal, Rejection, Reply, Request, RequestId, limits},
     watch::Hub,
 };
 
@@ -75,10 +75,12 @@ impl Services {
         metrics.raft_term.set(status.term as i64);
     }
 
-    /// Proposes a command and waits for its outcome, within [`limits::PROPOSE_TIMEOUT`].
-    async fn propose(&self, command: Command) -> Result<Reply, ServiceError> {
+    /// Proposes a command and waits for its outcome, within [`limits::PROPOSE_TIMEOUT`]. One that comes again with the
+    /// same id, here or elsewhere, is done once.
+    async fn propose(&self, command: Command, id: Option<RequestId>) -> Result<Reply, ServiceError> {
         let started = tokio::time::Instant::now();
-        let proposal = Proposal { command, proposed_at: self.clock.now() };
+        let request = id.map(|id| Request::new(id, &command));
+        let proposal = Proposal { command, proposed_at: self.clock.now(), request };
         let outcome = tokio::time::timeout(limits::PROPOSE_TIMEOUT, self.replicator.propose(proposal)).await;
         let outcome = outcome.unwrap_or_else(|_| Err(ProposeError::OutcomeUnknown("it took too long".into())));
         let metrics = &self.metrics;

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::{ServiceError, Services, Written, config};
-use crate::types::{Command, Namespace, NamespaceId, Reply};
+use crate::types::{Command, Namespace, NamespaceId, Reply, RequestId};
 
 impl Services {
     /// All namespaces that somebody created, and how many configurations there are in every namespace, created or not.
@@ -26,28 +26,36 @@ impl Services {
     ///
     /// # Errors
     /// [`ServiceError`]; `Rejected` when there is one of that id.
-    pub async fn create_namespace(&self, namespace: Namespace) -> Result<Written, ServiceError> {
-        self.change_namespace(Command::CreateNamespace(namespace)).await
+    pub async fn create_namespace(
+        &self,
+        namespace: Namespace,
+        request: Option<RequestId>,
+    ) -> Result<Written, ServiceError> {
+        self.change_namespace(Command::CreateNamespace(namespace), request).await
     }
 
     /// Renames a namespace.
     ///
     /// # Errors
     /// [`ServiceError`]; `Rejected` when there is none of that id.
-    pub async fn update_namespace(&self, namespace: Namespace) -> Result<Written, ServiceError> {
-        self.change_namespace(Command::UpdateNamespace(namespace)).await
+    pub async fn update_namespace(
+        &self,
+        namespace: Namespace,
+        request: Option<RequestId>,
+    ) -> Result<Written, ServiceError> {
+        self.change_namespace(Command::UpdateNamespace(namespace), request).await
     }
 
     /// Takes a namespace away; its configurations stay.
     ///
     /// # Errors
     /// [`ServiceError`]; `Rejected` when there is none of that id.
-    pub async fn delete_namespace(&self, id: NamespaceId) -> Result<Written, ServiceError> {
-        self.change_namespace(Command::DeleteNamespace(id)).await
+    pub async fn delete_namespace(&self, id: NamespaceId, request: Option<RequestId>) -> Result<Written, ServiceError> {
+        self.change_namespace(Command::DeleteNamespace(id), request).await
     }
 
-    async fn change_namespace(&self, command: Command) -> Result<Written, ServiceError> {
-        let reply: Reply = self.propose(command).await?;
+    async fn change_namespace(&self, command: Command, request: Option<RequestId>) -> Result<Written, ServiceError> {
+        let reply: Reply = self.propose(command, request).await?;
         config::written(reply)
     }
 }

@@ -4,6 +4,7 @@ mod config;
 mod gray;
 mod namespace;
 mod overlay;
+mod request;
 
 use std::{error::Error, fmt, sync::Arc};
 
@@ -11,8 +12,8 @@ pub use gray::{ClientLabels, Versions, Visible, visible};
 pub use overlay::Overlay;
 
 use crate::types::{
-    Command, ConfigKey, ConfigRecord, Head, LocalDataChangeEvent, Mutation, Namespace, NamespaceId, Proposal, Reply,
-    Revision, Variant,
+    Command, ConfigKey, ConfigRecord, Head, LocalDataChangeEvent, Mutation, Namespace, NamespaceId, Proposal,
+    RememberedRequest, Reply, RequestId, Revision, Variant,
 };
 
 /// What may be asked of the state. Heads and versions are answered from memory; a record may be read from disk.
@@ -34,6 +35,15 @@ pub trait StateReader: Send + Sync {
 
     /// Heads of all formal versions whose key is wanted, in the order of keys. Answered from memory.
     fn list(&self, wanted: &dyn Fn(&ConfigKey) -> bool) -> Vec<(ConfigKey, Head)>;
+
+    /// The request of that id, if it was done not too long ago.
+    fn remembered_request(&self, id: RequestId) -> Option<RememberedRequest>;
+
+    /// The request that was done first after `after`, of those that are remembered.
+    fn oldest_request(&self, after: Revision) -> Option<RememberedRequest>;
+
+    /// How many requests are remembered.
+    fn remembered_count(&self) -> usize;
 
     /// The last applied revision.
     fn revision(&self) -> Revision;
@@ -73,6 +83,16 @@ impl Effects {
 /// # Errors
 /// [`ReadError`] when the state could not be read; the node must stop applying.
 pub fn apply(state: &dyn StateReader, at: Revision, proposal: &Proposal) -> Result<Effects, ReadError> {
+    let Some(request) = &proposal.request else { return decide(state, at, proposal) };
+    if let Some(reply) = request::answered_before(state, request) {
+        return Ok(Effects::reply_only(reply));
+    }
+    let mut effects = decide(state, at, proposal)?;
+    request::remember(state, *request, &mut effects);
+    Ok(effects)
+}
+
+fn decide(state: &dyn StateReader, at: Revision, proposal: &Proposal) -> Result<Effects, ReadError> {
     match &proposal.command {
         Command::PublishConfig(publication) => config::publish(state, at, proposal.proposed_at, publication),
         Command::RemoveConfig { key, variant } => Ok(config::remove(state, at, key, variant)),

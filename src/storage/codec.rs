@@ -9,7 +9,7 @@ use prost::Message;
 use super::{Applied, Witness};
 use crate::types::{
     Attributes, Author, Command, ConfigKey, ConfigRecord, Content, ContentType, Digest, LogId, Millis, Namespace,
-    NamespaceId, Precondition, Proposal, Publication, Revision, Tag, Variant,
+    NamespaceId, Precondition, Proposal, Publication, RememberedRequest, Request, RequestId, Revision, Tag, Variant,
 };
 
 /// The generated messages of `proto/log.proto`.
@@ -56,8 +56,8 @@ pub fn encode_proposal(proposal: &Proposal) -> Bytes {
         Command::UpdateNamespace(it) => wire::proposal::Command::UpdateNamespace(namespace_to_wire(it)),
         Command::DeleteNamespace(id) => wire::proposal::Command::DeleteNamespace(id.as_str().into()),
     };
-    let message = wire::Proposal { proposed_at: proposal.proposed_at.0, command: Some(command) };
-    encode(&message)
+    let request = proposal.request.as_ref().map(request_to_wire);
+    encode(&wire::Proposal { proposed_at: proposal.proposed_at.0, command: Some(command), request })
 }
 
 /// # Errors
@@ -76,7 +76,8 @@ pub fn decode_proposal(bytes: Bytes) -> Result<Proposal, DecodeError> {
             Command::DeleteNamespace(NamespaceId::parse(&id).map_err(invalid)?)
         }
     };
-    Ok(Proposal { command, proposed_at: Millis(message.proposed_at) })
+    let request = message.request.map(request_from_wire).transpose()?;
+    Ok(Proposal { command, proposed_at: Millis(message.proposed_at), request })
 }
 
 /// A row of the state.
@@ -118,6 +119,24 @@ pub fn encode_namespace(namespace: &Namespace) -> Bytes {
 /// [`DecodeError`] when the id breaks its rule.
 pub fn decode_namespace(bytes: Bytes) -> Result<Namespace, DecodeError> {
     namespace_from_wire(wire::Namespace::decode(bytes)?)
+}
+
+/// A row of the state.
+pub fn encode_request(remembered: &RememberedRequest) -> Bytes {
+    let RememberedRequest { request, revision, changed } = remembered;
+    encode(&wire::RememberedRequest {
+        request: Some(request_to_wire(request)),
+        revision: revision.0,
+        changed: *changed,
+    })
+}
+
+/// # Errors
+/// [`DecodeError`] when a field is missing or has a wrong length.
+pub fn decode_request(bytes: Bytes) -> Result<RememberedRequest, DecodeError> {
+    let message = wire::RememberedRequest::decode(bytes)?;
+    let request = request_from_wire(message.request.ok_or_else(|| missing("request"))?)?;
+    Ok(RememberedRequest { request, revision: Revision(message.revision), changed: message.changed })
 }
 
 /// The row that says where a state stands.
@@ -202,6 +221,15 @@ fn publication_from_wire(it: wire::Publication) -> Result<Publication, DecodeErr
         precondition,
         author: author_from_wire(it.author.unwrap_or_default()),
     })
+}
+
+fn request_to_wire(it: &Request) -> wire::Request {
+    let bytes = |digest: Digest| Bytes::copy_from_slice(digest.as_bytes());
+    wire::Request { id: bytes(it.id.digest()), fingerprint: bytes(it.fingerprint) }
+}
+
+fn request_from_wire(it: wire::Request) -> Result<Request, DecodeError> {
+    Ok(Request { id: RequestId::from_digest(digest(&it.id)?), fingerprint: digest(&it.fingerprint)? })
 }
 
 fn variant_to_wire(variant: &Variant) -> wire::Variant {

@@ -1,6 +1,6 @@
 //! What exists, in memory: heads of versions, namespaces, and the witness of all rows. Authoritative for existence; knows
 //! no contents and no disk.
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 use super::{Witness, codec, codec::DecodeError, keys, keys::RowName};
 use crate::{
     state_machine::Versions,
-    types::{ConfigKey, Head, Mutation, Namespace, NamespaceId, Revision, Variant},
+    types::{ConfigKey, Head, Mutation, Namespace, NamespaceId, RememberedRequest, RequestId, Revision, Variant},
 };
 
 /// A row as every store, snapshot file and witness sees it: its name, and its bytes unless it is taken away.
@@ -33,6 +33,8 @@ impl Row {
                 (keys::namespace(&namespace.id), Some(codec::encode_namespace(namespace)))
             }
             Mutation::DeleteNamespace(id) => (keys::namespace(id), None),
+            Mutation::RememberRequest(it) => (keys::request(it.request.id), Some(codec::encode_request(it))),
+            Mutation::ForgetRequest(it) => (keys::request(it.request.id), None),
         };
         let hash = value.as_ref().map_or(0, |value| row_hash(&name, value));
         Self { name, value, hash }
@@ -58,6 +60,13 @@ pub(super) fn decode_row(name: &[u8], value: Bytes) -> Result<Mutation, DecodeEr
             }
             Ok(Mutation::PutNamespace(namespace))
         }
+        RowName::Request(id) => {
+            let remembered = codec::decode_request(value)?;
+            if remembered.request.id != id {
+                return Err(DecodeError("the row of a request holds another one".into()));
+            }
+            Ok(Mutation::RememberRequest(remembered))
+        }
     }
 }
 
@@ -76,11 +85,52 @@ struct Entry {
     rows: Vec<(Variant, StoredRow)>,
 }
 
+/// The requests that are remembered, each with the hash of its row.
+#[derive(Default)]
+pub(super) struct Requests {
+    by_id: BTreeMap<RequestId, (RememberedRequest, u128)>,
+    in_order: BTreeMap<Revision, RequestId>,
+}
+
+impl Requests {
+    /// Gives back the hash of the row that was there before.
+    fn insert(&mut self, remembered: RememberedRequest, hash: u128) -> Option<u128> {
+        let id = remembered.request.id;
+        let old = self.remove(id);
+        self.by_id.insert(id, (remembered, hash));
+        self.in_order.insert(remembered.revision, id);
+        old
+    }
+
+    fn remove(&mut self, id: RequestId) -> Option<u128> {
+        let (old, hash) = self.by_id.remove(&id)?;
+        self.in_order.remove(&old.revision);
+        Some(hash)
+    }
+
+    /// The request of that id.
+    pub(super) fn get(&self, id: RequestId) -> Option<RememberedRequest> {
+        self.by_id.get(&id).map(|(remembered, _)| *remembered)
+    }
+
+    /// The first one that was done after a revision.
+    pub(super) fn oldest(&self, after: Revision) -> Option<RememberedRequest> {
+        let (_, id) = self.in_order.range((Bound::Excluded(after), Bound::Unbounded)).next()?;
+        self.get(*id)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+}
+
 /// All that exists.
 #[derive(Default)]
 pub(super) struct Index {
     configs: BTreeMap<ConfigKey, Entry>,
     namespaces: BTreeMap<NamespaceId, (Namespace, u128)>,
+    requests: Requests,
     witness: Witness,
 }
 
@@ -101,6 +151,16 @@ impl Index {
             Mutation::DeleteNamespace(id) => {
                 let old = self.namespaces.remove(id);
                 self.count(old.map(|(_, hash)| hash), None);
+                0
+            }
+            Mutation::RememberRequest(remembered) => {
+                let old = self.requests.insert(*remembered, row.hash);
+                self.count(old, Some(row.hash));
+                0
+            }
+            Mutation::ForgetRequest(remembered) => {
+                let old = self.requests.remove(remembered.request.id);
+                self.count(old, None);
                 0
             }
         }
@@ -157,6 +217,11 @@ impl Index {
     /// The namespace of that id.
     pub(super) fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {
         self.namespaces.get(id).map(|(namespace, _)| namespace.clone())
+    }
+
+    /// What is remembered of requests.
+    pub(super) fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// All namespaces in the order of their ids.

@@ -5,12 +5,13 @@
 //! g <namespace/group/data_id> 0x00 beta             the beta version
 //! g <namespace/group/data_id> 0x00 tag_<tag>        a version by tag
 //! n <namespace>                                     a namespace
+//! r <16 bytes>                                      a request that was done
 //! m                                                 where the state stands; not a row that the witness counts
 //! x <name of a row> 0x00 <u32, big endian>          a piece of a row too large for one value; only inside sled
 //! ```
-//! Names contain neither `/` nor 0x00, which makes every name end where it seems to end.
+//! Names contain neither `/` nor 0x00, which makes every name end where it seems to end; that of a request has its length.
 use super::codec::DecodeError;
-use crate::types::{ConfigKey, NamespaceId, Tag, Variant};
+use crate::types::{ConfigKey, Digest, NamespaceId, RequestId, Tag, Variant};
 
 /// First byte of formal versions.
 pub(super) const FORMAL: u8 = b'c';
@@ -18,6 +19,8 @@ pub(super) const FORMAL: u8 = b'c';
 pub(super) const GRAY: u8 = b'g';
 /// First byte of namespaces.
 pub(super) const NAMESPACE: u8 = b'n';
+/// First byte of requests that were done.
+pub(super) const REQUEST: u8 = b'r';
 /// First byte of pieces of large rows.
 pub(super) const PIECE: u8 = b'x';
 /// The whole name of the row that says where the state stands.
@@ -34,6 +37,8 @@ pub(super) enum RowName {
     Config(ConfigKey, Variant),
     /// A namespace.
     Namespace(NamespaceId),
+    /// A request that was done.
+    Request(RequestId),
 }
 
 /// The name of a version's row.
@@ -51,6 +56,11 @@ pub(super) fn namespace(id: &NamespaceId) -> Vec<u8> {
     [&[NAMESPACE], id.as_str().as_bytes()].concat()
 }
 
+/// The name of a request's row.
+pub(super) fn request(id: RequestId) -> Vec<u8> {
+    [&[REQUEST], &id.digest().as_bytes()[..]].concat()
+}
+
 /// The name of one piece of a row; pieces are numbered from 0.
 pub(super) fn piece(row: &[u8], number: u32) -> Vec<u8> {
     [&[PIECE], row, &[SEPARATOR], &number.to_be_bytes()].concat()
@@ -63,6 +73,10 @@ pub(super) fn piece(row: &[u8], number: u32) -> Vec<u8> {
 pub(super) fn parse(name: &[u8]) -> Result<RowName, DecodeError> {
     let unknown = || DecodeError(format!("{} names no row", name.escape_ascii()));
     let (table, rest) = name.split_first().ok_or_else(unknown)?;
+    if *table == REQUEST {
+        let id = rest.try_into().map_err(|_| unknown())?;
+        return Ok(RowName::Request(RequestId::from_digest(Digest::from_bytes(id))));
+    }
     let rest = std::str::from_utf8(rest).map_err(|_| unknown())?;
     let key = |text: &str| ConfigKey::parse(text).map_err(|err| DecodeError(err.to_string()));
     match *table {
@@ -98,17 +112,20 @@ mod tests {
 
     #[test]
     fn names_are_these_bytes_and_are_read_back() {
-        let cases: [(RowName, &[u8]); 5] = [
+        let request = RequestId::from_digest(Digest::from_bytes(*b"0123456789/\0\xffxyz"));
+        let cases: [(RowName, &[u8]); 6] = [
             (RowName::Config(key("public/g/a"), Variant::Formal), b"cpublic/g/a"),
             (RowName::Config(key("public/g/a"), Variant::Beta), b"gpublic/g/a\0beta"),
             (RowName::Config(key("public/g/a"), tag("beta")), b"gpublic/g/a\0tag_beta"),
             (RowName::Config(key("d-1/g:1/a.b"), tag("v1.0")), b"gd-1/g:1/a.b\0tag_v1.0"),
             (RowName::Namespace(NamespaceId::parse("dev").unwrap()), b"ndev"),
+            (RowName::Request(request), b"r0123456789/\0\xffxyz"),
         ];
         for (name, bytes) in cases {
             let encoded = match &name {
                 RowName::Config(key, variant) => config(key, variant),
                 RowName::Namespace(id) => namespace(id),
+                RowName::Request(id) => super::request(*id),
             };
             assert_eq!(encoded.escape_ascii().to_string(), bytes.escape_ascii().to_string());
             assert_eq!(parse(bytes), Ok(name));
@@ -117,7 +134,7 @@ mod tests {
 
     #[test]
     fn other_names_are_refused() {
-        let cases: [&[u8]; 12] = [
+        let cases: [&[u8]; 14] = [
             b"",
             b"m",
             b"c",
@@ -129,6 +146,8 @@ mod tests {
             b"gpublic/g/a\0tag_",
             b"gpublic/g/a\0gamma",
             b"n",
+            b"r0123456789abcde",
+            b"r0123456789abcdefg",
             b"zpublic/g/a",
         ];
         for name in cases {

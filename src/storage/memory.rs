@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     state_machine::{ReadError, StateReader, Versions},
-    types::{ConfigKey, ConfigRecord, Head, Mutation, Namespace, NamespaceId, Revision, Variant},
+    types::{
+        ConfigKey, ConfigRecord, Head, Mutation, Namespace, NamespaceId, RememberedRequest, RequestId, Revision,
+        Variant,
+    },
 };
 
 /// A state that is gone when it is dropped.
@@ -62,6 +65,18 @@ impl StateReader for MemoryState {
         self.read().index.namespaces()
     }
 
+    fn remembered_request(&self, id: RequestId) -> Option<RememberedRequest> {
+        self.read().index.requests().get(id)
+    }
+
+    fn oldest_request(&self, after: Revision) -> Option<RememberedRequest> {
+        self.read().index.requests().oldest(after)
+    }
+
+    fn remembered_count(&self) -> usize {
+        self.read().index.requests().len()
+    }
+
     fn revision(&self) -> Revision {
         self.read().applied.revision()
     }
@@ -79,7 +94,10 @@ impl StateStore for MemoryState {
             match write {
                 Mutation::PutConfig(key, variant, record) => drop(rows.records.insert((key, variant), record)),
                 Mutation::DeleteConfig(key, variant) => drop(rows.records.remove(&(key, variant))),
-                Mutation::PutNamespace(_) | Mutation::DeleteNamespace(_) => {}
+                Mutation::PutNamespace(_)
+                | Mutation::DeleteNamespace(_)
+                | Mutation::RememberRequest(_)
+                | Mutation::ForgetRequest(_) => {}
             }
         }
         rows.applied = applied;

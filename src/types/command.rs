@@ -1,5 +1,7 @@
 //! What clients ask for, and what they are answered.
-use super::{Attributes, Author, ConfigKey, Content, Digest, Millis, Namespace, NamespaceId, Revision, Variant};
+use super::{
+    Attributes, Author, ConfigKey, Content, Digest, Millis, Namespace, NamespaceId, Request, Revision, Variant,
+};
 
 /// A change that somebody wants. Decided by `state_machine::apply`, on every node alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub struct Proposal {
     pub command: Command,
     /// When it was proposed, by the clock of the node that took it.
     pub proposed_at: Millis,
+    /// Which request it came with, if its client named it: one that comes again is done once.
+    pub request: Option<Request>,
 }
 
 /// What applying a proposal says. A rejection is a replicated outcome, not an error.

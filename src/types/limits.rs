@@ -31,6 +31,11 @@ pub const LONG_POLL_MARGIN: Duration = Duration::from_millis(500);
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a read waits for a revision or a leader before the caller is told to try again.
 pub const READ_BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A request id is a UUID or something like it.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// So many requests with an id are remembered, the newest ones: ten seconds at 3,000 a second, some 4 MiB of memory, and
+/// 60 ms of a start.
+pub const REQUESTS_REMEMBERED_MAX: usize = 32_768;
 /// Proposals that wait for a place in the log; more are refused at once, with nothing written.
 pub const PROPOSALS_QUEUED_MAX: usize = 16_384;
 /// Proposals that one group may take from the queue.

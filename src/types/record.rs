@@ -1,7 +1,7 @@
 //! What is stored.
 use std::{fmt, sync::Arc};
 
-use super::{ConfigKey, Content, ContentType, Digest, NamespaceId, Tag};
+use super::{ConfigKey, Content, ContentType, Digest, NamespaceId, RememberedRequest, Tag};
 
 /// Unix time in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
@@ -149,4 +149,8 @@ pub enum Mutation {
     PutNamespace(Namespace),
     /// Takes a namespace away; its configurations stay.
     DeleteNamespace(NamespaceId),
+    /// Notes that a request was done.
+    RememberRequest(RememberedRequest),
+    /// Forgets that a request was done.
+    ForgetRequest(RememberedRequest),
 }

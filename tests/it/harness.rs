@@ -262,7 +262,7 @@ pub(crate) fn publication(data_id: &str, text: &str) -> Publication {
 
 impl Node {
     pub(crate) async fn propose(&self, command: Command) -> Result<Reply, ProposeError> {
-        let proposal = Proposal { command, proposed_at: Millis(1_700_000_000_000) };
+        let proposal = Proposal { command, proposed_at: Millis(1_700_000_000_000), request: None };
         timeout(PATIENCE, self.replicator.propose(proposal)).await.expect("a proposal is answered")
     }
 

@@ -8,7 +8,7 @@ use coracle::{
     storage::{Applied, StateStore, memory::MemoryState},
     types::{
         Attributes, Author, Change, Command, ConfigKey, Content, Digest, LogId, Millis, Namespace, NamespaceId,
-        Precondition, Proposal, Publication, Rejection, Reply, Revision, Tag, Variant,
+        Precondition, Proposal, Publication, Rejection, Reply, Request, RequestId, Revision, Tag, Variant,
     },
 };
 
@@ -28,9 +28,11 @@ impl Machine {
             return self.see(&words[1..]);
         }
         self.at += 1;
+        let command = command(&words);
         let proposal = Proposal {
-            command: command(&words),
             proposed_at: Millis(option(&words, "at").map_or(1000 + self.at, |it| it.parse().unwrap())),
+            request: option(&words, "id").map(|id| Request::new(RequestId::parse(id).unwrap(), &command)),
+            command,
         };
         let effects = apply(&*self.state, Revision(self.at), &proposal).unwrap();
         let event = effects.event.map_or(String::new(), |event| {

@@ -145,7 +145,7 @@ pub(super) async fn publish(
             Refusal::Description(why) => Outcome::failed(code::FAILED, why),
         })
     })?;
-    match api.services.publish(publication).await {
+    match api.services.publish(publication, None).await {
         Ok(_) => Ok(Payload::new(PUBLISH_RESPONSE, &Outcome::ok())),
         Err(err) => Err(Box::new(failure(&err, PUBLISH_RESPONSE, |outcome| outcome))),
     }
@@ -155,7 +155,7 @@ pub(super) async fn remove(api: &Api, request: ConfigRemoveRequest) -> Result<Pa
     let refuse = |outcome: Outcome| Box::new(Payload::new(REMOVE_RESPONSE, &outcome));
     let key = key(request.data_id.as_deref(), request.group.as_deref(), request.tenant.as_deref()).map_err(refuse)?;
     let variant = variant_to_remove(request.tag.as_deref()).map_err(|err| refuse(invalid(complaint(&err))))?;
-    match api.services.remove(key, variant).await {
+    match api.services.remove(key, variant, None).await {
         Ok(_) => Ok(Payload::new(REMOVE_RESPONSE, &Outcome::ok())),
         Err(err) => Err(Box::new(failure(&err, REMOVE_RESPONSE, |outcome| outcome))),
     }

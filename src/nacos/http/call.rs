@@ -15,7 +15,7 @@ use super::{
 use crate::{
     nacos::names,
     service::ClientLabels,
-    types::{ConfigKey, Consistency, Revision, Tag},
+    types::{ConfigKey, Consistency, RequestId, Revision, Tag},
 };
 
 /// A form encodes a byte of content in up to three, and carries more than the content.
@@ -103,6 +103,14 @@ impl Call {
             (None, Some(peer)) => peer.ip().to_string(),
             (None, None) => String::new(),
         }
+    }
+
+    /// The id of the request, if its client named it: one that comes again is done once.
+    pub(super) fn request_id(&self) -> Result<Option<RequestId>, Box<Answer>> {
+        let Some(text) = self.headers.get("x-request-id") else { return Ok(None) };
+        // What is not text breaks the rules too.
+        let id = RequestId::parse(text.to_str().unwrap_or_default());
+        id.map(Some).map_err(|err| Box::new(caused(&format!("X-Request-Id: {err}"))))
     }
 
     /// What decides which version the client sees. A tag that breaks the rules is one that no version has.

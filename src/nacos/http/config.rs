@@ -34,11 +34,12 @@ pub(super) fn never_cache(headers: &mut HeaderMap) {
 }
 
 pub(super) async fn publish(api: &Api, call: Call) -> Answer {
-    let publication = match publication(api, call) {
-        Ok(publication) => publication,
+    let asked = call.request_id().and_then(|id| Ok((publication(api, call)?, id)));
+    let (publication, id) = match asked {
+        Ok(asked) => asked,
         Err(refused) => return *refused,
     };
-    match api.services.publish(publication).await {
+    match api.services.publish(publication, id).await {
         Ok(written) => with_revision(plain(StatusCode::OK, "true"), written.revision),
         Err(err) => failure(&err),
     }
@@ -212,24 +213,24 @@ pub(super) async fn remove(api: &Api, call: &Call) -> Answer {
     let asked = (|| -> Result<_, Refused> {
         let key = call.key()?;
         let variant = variant_to_remove(call.params.get("tag")).map_err(|err| illegal_name(&err))?;
-        Ok((key, variant))
+        Ok((key, variant, call.request_id()?))
     })();
-    let (key, variant): (ConfigKey, Variant) = match asked {
+    let (key, variant, id) = match asked {
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
-    match api.services.remove(key, variant).await {
+    match api.services.remove(key, variant, id).await {
         Ok(written) => with_revision(plain(StatusCode::OK, "true"), written.revision),
         Err(err) => failure(&err),
     }
 }
 
 pub(super) async fn stop_beta(api: &Api, call: &Call) -> Answer {
-    let key = match call.key() {
-        Ok(key) => key,
+    let (key, id) = match call.key().and_then(|key| Ok((key, call.request_id()?))) {
+        Ok(asked) => asked,
         Err(refused) => return *refused,
     };
-    match api.services.remove(key, Variant::Beta).await {
+    match api.services.remove(key, Variant::Beta, id).await {
         Ok(written) if written.changed => with_revision(envelope(Some("stop beta ok"), true), written.revision),
         Ok(written) => {
             let none = Envelope { code: 500, message: Some("remove beta data error"), data: false, no_right: false };
@@ -253,7 +254,8 @@ pub(super) async fn remove_ids(api: &Api, call: &Call) -> Answer {
     }
     let mut revision = None;
     for key in api.services.keys_of(&numbers) {
-        match api.services.remove(key, Variant::Formal).await {
+        // Each is a change of its own, which one id cannot name; removing again what is gone changes nothing.
+        match api.services.remove(key, Variant::Formal, None).await {
             Ok(written) => revision = Some(written.revision),
             Err(err @ ServiceError::Unavailable(_)) if revision.is_some() => {
                 let why = format!("some were removed, the others not: {err}");

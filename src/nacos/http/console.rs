@@ -173,20 +173,24 @@ async fn create(api: &Api, call: &Call) -> Outcome {
     let Some(name) = call.params.filled("namespaceName") else {
         return Ok(caused("Required parameter 'namespaceName' is not present."));
     };
-    // An id that is left out is made from the time and what is there: unique in this cluster.
-    let made = format!("ns-{:x}-{:x}", call.now.0, api.services.namespaces().0.len());
+    let request = call.request_id()?;
+    // An id that is left out is that of the request, or made from the time and what is there: unique in this cluster.
+    let made = match request {
+        Some(request) => format!("ns-{}", request.digest()),
+        None => format!("ns-{:x}-{:x}", call.now.0, api.services.namespaces().0.len()),
+    };
     let custom = call.params.filled("customNamespaceId").unwrap_or(&made);
     let namespace = namespace(id(custom)?, name, call.params.get("namespaceDesc"))?;
-    Ok(outcome(api.services.create_namespace(namespace).await))
+    Ok(outcome(api.services.create_namespace(namespace, request).await))
 }
 
 async fn update(api: &Api, call: &Call) -> Outcome {
     let id = id(call.required("namespace")?)?;
     let namespace = namespace(id, call.required("namespaceShowName")?, call.params.get("namespaceDesc"))?;
-    Ok(outcome(api.services.update_namespace(namespace).await))
+    Ok(outcome(api.services.update_namespace(namespace, call.request_id()?).await))
 }
 
 async fn delete(api: &Api, call: &Call) -> Outcome {
     let id = id(call.required("namespaceId")?)?;
-    Ok(outcome(api.services.delete_namespace(id).await))
+    Ok(outcome(api.services.delete_namespace(id, call.request_id()?).await))
 }

@@ -29,7 +29,10 @@ use super::{
 use crate::{
     metrics::Metrics,
     state_machine::{ReadError, StateReader, Versions},
-    types::{ConfigKey, ConfigRecord, Head, Mutation, Namespace, NamespaceId, Revision, Variant},
+    types::{
+        ConfigKey, ConfigRecord, Head, Mutation, Namespace, NamespaceId, RememberedRequest, RequestId, Revision,
+        Variant,
+    },
 };
 
 /// A reader looks again this often before it believes that index and rows disagree.
@@ -251,6 +254,18 @@ impl StateReader for SledState {
         self.shared.read().index.list(wanted)
     }
 
+    fn remembered_request(&self, id: RequestId) -> Option<RememberedRequest> {
+        self.shared.read().index.requests().get(id)
+    }
+
+    fn oldest_request(&self, after: Revision) -> Option<RememberedRequest> {
+        self.shared.read().index.requests().oldest(after)
+    }
+
+    fn remembered_count(&self) -> usize {
+        self.shared.read().index.requests().len()
+    }
+
     fn revision(&self) -> Revision {
         self.shared.read().applied.revision()
     }
@@ -289,7 +304,10 @@ impl StateStore for SledState {
             match write {
                 Mutation::PutConfig(key, variant, record) => shared.cache.insert((key, variant), record),
                 Mutation::DeleteConfig(key, variant) => shared.cache.invalidate(&(key, variant)),
-                Mutation::PutNamespace(_) | Mutation::DeleteNamespace(_) => {}
+                Mutation::PutNamespace(_)
+                | Mutation::DeleteNamespace(_)
+                | Mutation::RememberRequest(_)
+                | Mutation::ForgetRequest(_) => {}
             }
         }
         if hurry {
