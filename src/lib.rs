@@ -11,12 +11,13 @@
 //! replication                      the seam: Replicator, Applier, Standalone
 //! storage   watch                  bytes on disk;  who wants to hear about which key
 //! state_machine                    (state, entry) → effects; pure
-//! types  clock  metrics            words, and the doors to the world
+//! types  clock  metrics  planted   words, and the doors to the world
 //! ```
 pub mod types;
 
 pub mod clock;
 pub mod metrics;
+mod planted;
 
 pub mod state_machine;
 

@@ -18,6 +18,7 @@ use super::{
     wire,
 };
 use crate::{
+    planted::{self, Bug},
     replication::{ProposeError, wait_applied},
     types::{Digest, Rejection, Reply, Revision, limits},
 };
@@ -196,6 +197,9 @@ fn never_sent(status: &Status) -> bool {
 }
 
 fn give_up(group: Vec<Waiting>, why: &str) -> Vec<Waiting> {
+    if planted::is(Bug::ForwardedTwice) {
+        return group;
+    }
     for waiting in group {
         waiting.answer(Err(ProposeError::OutcomeUnknown(why.into())));
     }

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
+    planted::{self, Bug},
     replication::{
         Administration, AdministrationError, Applier, BoxFuture, Member, ProposeError, Replicator, Role, Status,
         wait_applied,
@@ -323,6 +324,9 @@ impl Replicator for RaftReplicator {
     fn read_barrier(&self, consistency: Consistency) -> BoxFuture<'_, Result<Revision, ProposeError>> {
         Box::pin(async move {
             let revision = match consistency {
+                Consistency::Linearizable if planted::is(Bug::LocalReadAsLinearizable) => {
+                    return Ok(self.core.applier.state().applied().revision());
+                }
                 Consistency::Local => return Ok(self.core.applier.state().applied().revision()),
                 Consistency::AtLeast(revision) => revision,
                 Consistency::Linearizable => self.read_index.get().await?,

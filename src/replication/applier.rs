@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::{
     metrics::Metrics,
+    planted::{self, Bug},
     state_machine::{self, Overlay, ReadError},
     storage::{LogEntry, Payload, StateStore, StorageError, codec},
     types::{ConfigKey, Reply, Revision},
@@ -81,6 +82,9 @@ impl Applier {
             }
         }
         let revision = applied.revision();
+        if planted::is(Bug::NoticeBeforeCommit) {
+            self.hub.publish(&std::mem::take(&mut changed));
+        }
         self.state.commit(applied, writes).map_err(ApplyError::Commit)?;
         // Only now: a watcher that wakes up must find the new value.
         changed.sort_unstable();
@@ -96,7 +100,9 @@ impl Applier {
 
     /// After the state was replaced by a snapshot: everybody must look again.
     pub fn state_replaced(&self) {
-        self.hub.mark_all();
+        if !planted::is(Bug::SnapshotTellsNobody) {
+            self.hub.mark_all();
+        }
         self.applied.send_replace(self.state.applied().revision());
     }
 

@@ -5,6 +5,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{ServiceError, Services};
 use crate::{
+    planted::{self, Bug},
     state_machine::{ClientLabels, visible},
     types::{ConfigKey, Consistency, Digest, KeyPattern},
     watch::Watcher,
@@ -54,8 +55,10 @@ impl Services {
         // Register first, compare second: a change between the two then marks the watcher.
         let mut watcher = self.hub.watch(interests.iter().map(|interest| interest.key.clone()));
         let mut stopping = std::pin::pin!(stopping);
+        let mut compares = !planted::is(Bug::CompareBeforeRegister);
         loop {
-            let stale = self.stale(interests, client);
+            let stale = if compares { self.stale(interests, client) } else { Vec::new() };
+            compares = true;
             if !stale.is_empty() {
                 self.metrics.pushes.inc();
                 return Ok(stale);

@@ -2,9 +2,12 @@
 use std::sync::Arc;
 
 use super::{Effects, ReadError, StateReader};
-use crate::types::{
-    Change, ConfigKey, ConfigRecord, Digest, Head, LocalDataChangeEvent, Millis, Mutation, Precondition, Publication,
-    Rejection, Reply, Revision, Variant, limits,
+use crate::{
+    planted::{self, Bug},
+    types::{
+        Change, ConfigKey, ConfigRecord, Digest, Head, LocalDataChangeEvent, Millis, Mutation, Precondition,
+        Publication, Rejection, Reply, Revision, Variant, limits,
+    },
 };
 
 pub(super) fn publish(
@@ -39,13 +42,14 @@ pub(super) fn publish(
 }
 
 pub(super) fn remove(state: &dyn StateReader, at: Revision, key: &ConfigKey, variant: &Variant) -> Effects {
-    if state.versions(key).is_none_or(|it| it.head(variant).is_none()) {
+    let Some(head) = state.versions(key).and_then(|it| it.head(variant).copied()) else {
         return Effects::reply_only(Reply::Unchanged(at));
-    }
+    };
+    let answered = if planted::is(Bug::RemovalForgetsItsRevision) { head.modified } else { at };
     Effects {
         writes: vec![Mutation::DeleteConfig(key.clone(), variant.clone())],
-        event: Some(event(at, key, variant, Change::Deleted)),
-        reply: Reply::Applied(at),
+        event: (!planted::is(Bug::RemovalIsNotTold)).then(|| event(at, key, variant, Change::Deleted)),
+        reply: Reply::Applied(answered),
     }
 }
 

@@ -11,9 +11,12 @@ use std::{error::Error, fmt, sync::Arc};
 pub use gray::{ClientLabels, Versions, Visible, visible};
 pub use overlay::Overlay;
 
-use crate::types::{
-    Command, ConfigKey, ConfigRecord, Head, LocalDataChangeEvent, Mutation, Namespace, NamespaceId, Proposal,
-    RememberedRequest, Reply, RequestId, Revision, Variant,
+use crate::{
+    planted::{self, Bug},
+    types::{
+        Command, ConfigKey, ConfigRecord, Head, LocalDataChangeEvent, Mutation, Namespace, NamespaceId, Proposal,
+        RememberedRequest, Reply, RequestId, Revision, Variant,
+    },
 };
 
 /// What may be asked of the state. Heads and versions are answered from memory; a record may be read from disk.
@@ -84,7 +87,7 @@ impl Effects {
 /// [`ReadError`] when the state could not be read; the node must stop applying.
 pub fn apply(state: &dyn StateReader, at: Revision, proposal: &Proposal) -> Result<Effects, ReadError> {
     let Some(request) = &proposal.request else { return decide(state, at, proposal) };
-    if let Some(reply) = request::answered_before(state, request) {
+    if let Some(reply) = request::answered_before(state, request).filter(|_| !planted::is(Bug::RequestIdIgnored)) {
         return Ok(Effects::reply_only(reply));
     }
     let mut effects = decide(state, at, proposal)?;

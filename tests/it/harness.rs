@@ -49,6 +49,7 @@ pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) replicator: Arc<dyn Replicator>,
     pub(crate) raft: Option<Arc<RaftReplicator>>,
+    pub(crate) log: Arc<dyn LogStore>,
     pub(crate) state: Arc<dyn StateStore>,
     pub(crate) hub: Arc<Hub>,
     stop_serving: Option<oneshot::Sender<()>>,
@@ -119,8 +120,8 @@ impl Cluster {
         let (log, state) = self.stores(dir);
         let hub = Arc::<Hub>::default();
         let applier = Applier::new(state.clone(), hub.clone(), Metrics::new());
-        let replicator = Standalone::start(log, applier, self.snapshots).unwrap();
-        Node { id: 0, replicator: Arc::new(replicator), raft: None, state, hub, stop_serving: None, serving: None }
+        let replicator = Standalone::start(log.clone(), applier, self.snapshots).unwrap();
+        Node { id: 0, replicator: Arc::new(replicator), raft: None, log, state, hub, stop_serving: None, serving: None }
     }
 
     pub(crate) async fn start_node(&mut self, id: u64) {
@@ -214,7 +215,7 @@ pub(crate) async fn start_member(
     let applier = Applier::new(state.clone(), hub.clone(), Metrics::new());
     let peers = Peers::new(id, Arc::new(ClusterId::new(77, |_| Ok(()))));
     let options = Options { snapshots, ..Options::new(id) };
-    let raft = RaftReplicator::start(&options, log, applier, peers, Metrics::new()).await.unwrap();
+    let raft = RaftReplicator::start(&options, log.clone(), applier, peers, Metrics::new()).await.unwrap();
     let raft = Arc::new(raft);
     let listener = bind(address).await;
     let (stop_serving, stopped) = oneshot::channel::<()>();
@@ -224,6 +225,7 @@ pub(crate) async fn start_member(
         id,
         replicator: raft.clone(),
         raft: Some(raft),
+        log,
         state,
         hub,
         stop_serving: Some(stop_serving),

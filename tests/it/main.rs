@@ -5,4 +5,5 @@ mod cluster;
 mod conformance;
 mod harness;
 mod openraft_suite;
+mod order;
 mod state_machine;

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::{Request, Shared, index::Slot, recovery::End};
 use crate::{
     metrics::Metrics,
+    planted::{self, Bug},
     storage::{
         Durable, LogState, Payload,
         segment::{
@@ -198,7 +199,11 @@ impl Writer {
             record::encode(&mut self.buffer, self.active.seed, head, payload);
         }
         let started = tokio::time::Instant::now();
-        self.active.write(self.offset, &self.buffer)?;
+        if planted::is(Bug::AckBeforeFsync) {
+            self.active.note(self.offset, &self.buffer)?;
+        } else {
+            self.active.write(self.offset, &self.buffer)?;
+        }
         self.metrics.log_fsync_seconds.observe(started.elapsed().as_secs_f64());
         self.metrics.log_bytes.inc_by(self.buffer.len() as u64);
         self.offset += self.buffer.len() as u64;

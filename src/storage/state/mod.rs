@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     metrics::Metrics,
+    planted::{self, Bug},
     state_machine::{ReadError, StateReader, Versions},
     types::{
         ConfigKey, ConfigRecord, Head, Mutation, Namespace, NamespaceId, RememberedRequest, RequestId, Revision,
@@ -203,7 +204,7 @@ impl SledState {
                 let live = shared.read();
                 let Some(modified) = live.index.modified(key, variant) else { return Ok(None) };
                 if let Some(record) = shared.cache.get(&cache_key)
-                    && record.modified == modified
+                    && (record.modified == modified || planted::is(Bug::CacheKeepsWhatIsOlder))
                 {
                     return Ok(Some(record));
                 }
@@ -302,6 +303,7 @@ impl StateStore for SledState {
         };
         for write in writes {
             match write {
+                Mutation::PutConfig(_, _, _) if planted::is(Bug::CacheKeepsWhatIsOlder) => {}
                 Mutation::PutConfig(key, variant, record) => shared.cache.insert((key, variant), record),
                 Mutation::DeleteConfig(key, variant) => shared.cache.invalidate(&(key, variant)),
                 Mutation::PutNamespace(_)
