@@ -245,16 +245,139 @@ async fn answers_name_their_revision_and_reads_may_ask_for_one() {
     .await;
 }
 
+/// A poll of `a` by somebody who has nothing, as it goes over the wire.
+fn poll_of_a(version: &str, headers: &str) -> String {
+    let body = "Listening-Configs=a%02G%02%01";
+    format!(
+        "POST /nacos/v1/cs/configs/listener {version}\r\nHost: x\r\nLong-Pulling-Timeout: 30000\r\n{headers}\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_behind_a_poll_are_answered_after_it() {
+    with_server(|port| {
+        let mut other = Http::connect(port).unwrap();
+        other.publish("b", &"b".repeat(4 << 20)).unwrap();
+        let get_b = "GET /nacos/v1/cs/configs?dataId=b&group=G HTTP/1.1\r\nHost: x\r\n\r\n";
+        let poll = poll_of_a("HTTP/1.1", "Connection: Keep-Alive\r\n");
+        let mut http = Http::connect(port).unwrap();
+        // Before the poll, with it and while it waits.
+        http.send(format!("{get_b}{poll}{get_b}").as_bytes()).unwrap();
+        let first = http.answer(false).unwrap();
+        assert_eq!((first.status, first.body.len()), (200, 4 << 20), "what came before a poll is sent to its end");
+        wait_for_watchers(port, 1);
+        http.send(get_b.as_bytes()).unwrap();
+        other.publish("a", "1").unwrap();
+        let told = http.answer(false).unwrap();
+        assert_eq!((told.status, &*told.text()), (200, "a%02G%01\n"));
+        for (name, expected) in [
+            ("content-type", "application/json;charset=UTF-8"),
+            ("cache-control", "no-cache,no-store"),
+            ("pragma", "no-cache"),
+            ("content-length", "9"),
+        ] {
+            assert_eq!(told.header(name), Some(expected), "{name}");
+        }
+        let date = |answer: &process::Answer| httpdate::parse_http_date(answer.header("date").unwrap()).unwrap();
+        assert!(date(&told).duration_since(date(&first)).unwrap() < Duration::from_secs(60));
+        assert!(told.header("coracle-revision").is_some() && told.header("connection").is_none());
+        for _ in 0..2 {
+            let answer = http.answer(false).unwrap();
+            assert_eq!((answer.status, answer.body.len()), (200, 4 << 20));
+        }
+        // The connection is as good as new: it waits and is told again.
+        for _ in 0..3 {
+            http.exchange(b"DELETE /nacos/v1/cs/configs?dataId=a&group=G HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            http.send(poll.as_bytes()).unwrap();
+            wait_for_watchers(port, 1);
+            other.publish("a", "1").unwrap();
+            assert_eq!(http.answer(false).unwrap().text(), "a%02G%01\n");
+        }
+        http.exchange(b"DELETE /nacos/v1/cs/configs?dataId=a&group=G HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        http.send(poll.as_bytes()).unwrap();
+        wait_for_watchers(port, 1);
+        drop(http);
+        wait_for_watchers(port, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_that_ends_its_connection_is_answered_and_ends_it() {
+    with_server(|port| {
+        let mut other = Http::connect(port).unwrap();
+        for (version, headers, closes) in [
+            ("HTTP/1.1", "Connection: close\r\n", true),
+            ("HTTP/1.0", "", true),
+            ("HTTP/1.0", "Connection: keep-alive\r\n", false),
+            ("HTTP/1.1", "Connection: keep-alive, x\r\n", false),
+        ] {
+            other.exchange(b"DELETE /nacos/v1/cs/configs?dataId=a&group=G HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut http = Http::connect(port).unwrap();
+            http.send(poll_of_a(version, headers).as_bytes()).unwrap();
+            wait_for_watchers(port, 1);
+            other.publish("a", "1").unwrap();
+            assert_eq!(http.answer(false).unwrap().text(), "a%02G%01\n", "{version} {headers}");
+            let ended = http.query("a").is_err_and(|it| it.kind() != std::io::ErrorKind::WouldBlock);
+            assert_eq!(ended, closes, "{version} {headers}");
+        }
+    })
+    .await;
+}
+
+/// The HTTP library's buffers alone are 16 KiB; without them and with what a debug build adds it is about 5.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poll_that_waits_takes_little_memory() {
+    const POLLS: usize = 1_000;
+    const KIB_MAX: usize = 12;
+    rlimit::increase_nofile_limit(4_096).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let server = process::Server::start(env!("CARGO_BIN_EXE_coracle"), &data, process::free_port(), &[]);
+    let port = server.port;
+    let resident_kib = || -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+        let line = status.lines().find(|it| it.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let wait = |count: usize| -> Vec<Http> {
+        let poll = |_| {
+            let mut http = Http::connect(port).unwrap();
+            http.send(poll_of_a("HTTP/1.1", "").as_bytes()).unwrap();
+            http
+        };
+        (0..count).map(poll).collect()
+    };
+    let first = wait(100);
+    wait_for_watchers(port, 100);
+    let before = resident_kib();
+    let rest = wait(POLLS);
+    wait_for_watchers(port, 100 + POLLS as u64);
+    let each = (resident_kib() - before) as f64 / POLLS as f64;
+    assert!(each < KIB_MAX as f64, "{each:.1} KiB for each poll");
+    drop((first, rest));
+    wait_for_watchers(port, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_answers_the_polls_that_wait() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(Options::standalone(dir.path())).await.unwrap();
     let port = server.http_address().port();
-    let poll = tokio::task::spawn_blocking(move || listen(port, "a\u{2}G\u{2}\u{1}", "30000"));
-    tokio::task::spawn_blocking(move || wait_for_watchers(port, 1)).await.unwrap();
+    let (waits, waiting) = tokio::sync::oneshot::channel();
+    let poll = tokio::task::spawn_blocking(move || {
+        let mut http = Http::connect(port).unwrap();
+        http.send(poll_of_a("HTTP/1.1", "").as_bytes()).unwrap();
+        wait_for_watchers(port, 1);
+        waits.send(()).unwrap();
+        let answer = http.answer(false).unwrap();
+        (answer.status, answer.text(), answer.header("connection").map(str::to_owned), http.answer(false).is_err())
+    });
+    waiting.await.unwrap();
     let stopping = Instant::now();
     server.stop().await;
     assert!(stopping.elapsed() < Duration::from_secs(2), "stopped after {:?}", stopping.elapsed());
-    let (status, body, _) = poll.await.unwrap();
-    assert_eq!((status, &*body), (200, ""));
+    assert_eq!(poll.await.unwrap(), (200, String::new(), Some("close".to_owned()), true));
 }

@@ -32,27 +32,26 @@ pub enum Seen {
 }
 
 impl Services {
-    /// The places in `interests` whose content is not what the client has seen; empty when nothing changes within
-    /// `wait`, or when `stopping` resolves.
+    /// The places in `interests` whose content is not what the client has seen. Most polls are of keys that changed: one
+    /// look before [`Services::wait_for_change`] saves those the registration.
     ///
     /// # Errors
     /// [`ServiceError::Unavailable`] while the node cannot tell a key that is missing from one that it has not loaded yet.
+    pub fn stale_now(&self, interests: &[Interest], client: &ClientLabels) -> Result<Vec<usize>, ServiceError> {
+        self.found_or_loaded(false)?;
+        Ok(self.stale(interests, client))
+    }
+
+    /// The same once there are any; none when nothing changes within `wait`, or when `stopping` resolves.
     pub async fn wait_for_change(
         &self,
         interests: &[Interest],
         client: &ClientLabels,
         wait: Duration,
         stopping: impl Future<Output = ()>,
-    ) -> Result<Vec<usize>, ServiceError> {
-        self.found_or_loaded(false)?;
-        // Most polls are of keys that changed, or find nothing new to wait for long: one look before registering saves
-        // the registration, and loses nothing, since the look that counts comes after it.
-        let stale = self.stale(interests, client);
-        if !stale.is_empty() || wait.is_zero() {
-            return Ok(stale);
-        }
+    ) -> Vec<usize> {
         let deadline = Instant::now() + wait;
-        // Register first, compare second: a change between the two then marks the watcher.
+        // Register first, compare second: a change between the two then marks the watcher. A look before it does not count.
         let mut watcher = self.hub.watch(interests.iter().map(|interest| interest.key.clone()));
         let mut stopping = std::pin::pin!(stopping);
         let mut compares = !planted::is(Bug::CompareBeforeRegister);
@@ -61,16 +60,16 @@ impl Services {
             compares = true;
             if !stale.is_empty() {
                 self.metrics.pushes.inc();
-                return Ok(stale);
+                return stale;
             }
             // A mark may be spurious (A, B, A): compare again.
             tokio::select! {
                 changed = timeout_at(deadline, watcher.changed()) => {
                     if changed.is_err() {
-                        return Ok(Vec::new());
+                        return Vec::new();
                     }
                 }
-                () = &mut stopping => return Ok(Vec::new()),
+                () = &mut stopping => return Vec::new(),
             }
         }
     }

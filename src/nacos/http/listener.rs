@@ -79,16 +79,25 @@ fn hold(call: &Call) -> Result<Hold, Box<Answer>> {
     Ok(Hold::Wait(wait.clamp(limits::LONG_POLL_WAIT_MIN, limits::LONG_POLL_WAIT_MAX)))
 }
 
-pub(super) async fn answer(api: &Api, poll: Poll) -> Answer {
+/// The answer, if there is no need to wait for it.
+pub(super) fn answer_now(api: &Api, poll: &Poll) -> Option<Answer> {
+    match api.services.stale_now(&poll.interests, &poll.client) {
+        Ok(stale) if stale.is_empty() && matches!(poll.hold, Hold::Wait(_)) => None,
+        Ok(stale) => Some(tell(poll, &stale)),
+        Err(err) => Some(failure(&err)),
+    }
+}
+
+/// The answer, once something has changed, the time is over or the server stops.
+pub(super) async fn wait(api: &Api, poll: &Poll) -> Answer {
     let wait = match poll.hold {
         Hold::ShortPoll | Hold::NoHangUp => Duration::ZERO,
         Hold::Wait(wait) => wait,
     };
-    let changed = api.services.wait_for_change(&poll.interests, &poll.client, wait, api.stopping()).await;
-    let changed = match changed {
-        Ok(changed) => changed,
-        Err(err) => return failure(&err),
-    };
+    tell(poll, &api.services.wait_for_change(&poll.interests, &poll.client, wait, api.stopping()).await)
+}
+
+fn tell(poll: &Poll, changed: &[usize]) -> Answer {
     let encoded = listening::encode_changed(changed.iter().map(|at| {
         let key = &poll.interests[*at].key;
         (key.data_id(), key.group(), if poll.spelled[*at] { key.namespace() } else { "" })

@@ -5,6 +5,7 @@ mod config;
 mod console;
 mod listener;
 mod params;
+mod parking;
 mod search;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use axum::{
 };
 use tokio::sync::watch;
 
+pub use self::parking::{Parked, Parking};
 use self::{
     answer::{Answer, caused, plain, spring, with_revision},
     call::Call,
@@ -142,9 +144,10 @@ async fn catalog(State(api): State<Arc<Api>>, request: Request) -> Answer {
 }
 
 async fn listener(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    let parking = request.extensions().get::<Arc<Parking>>().cloned();
     let answer = match Call::read(&api, request).await {
         Ok(call) if call.method == Method::POST => match listener::prepare(call) {
-            Ok(poll) => listener::answer(&api, poll).await,
+            Ok(poll) => listen(&api, parking, poll).await,
             Err(answer) => *answer,
         },
         Ok(call) if call.method == Method::GET => listener::subscribers_of_key(&api, &call),
@@ -152,6 +155,15 @@ async fn listener(State(api): State<Arc<Api>>, request: Request) -> Answer {
         Err(answer) => answer,
     };
     stamp(&api, answer)
+}
+
+async fn listen(api: &Arc<Api>, parking: Option<Arc<Parking>>, poll: listener::Poll) -> Answer {
+    if let Some(answer) = listener::answer_now(api, &poll) {
+        return answer;
+    }
+    let Some(parking) = parking else { return listener::wait(api, &poll).await };
+    parking.leave(api.clone(), poll);
+    std::future::pending().await
 }
 
 async fn subscribers(State(api): State<Arc<Api>>, request: Request) -> Answer {
