@@ -3,12 +3,25 @@ use crate::types::{ConfigKey, InvalidName, NameField, NameProblem, NamespaceId};
 
 /// The default namespace is written as an absent, an empty or a `public` tenant. `null` and `PUBLIC` are other ones.
 pub(crate) fn namespace(tenant: &str) -> Result<NamespaceId, InvalidName> {
-    if tenant.trim().is_empty() { Ok(NamespaceId::public()) } else { NamespaceId::parse(tenant) }
+    NamespaceId::parse(spelled_out(tenant))
+}
+
+/// The same as text, whatever rule it breaks.
+fn spelled_out(tenant: &str) -> &str {
+    if tenant.trim().is_empty() { "public" } else { tenant }
 }
 
 /// A key from the three names of a request.
 pub(crate) fn key(data_id: &str, group: &str, tenant: &str) -> Result<ConfigKey, InvalidName> {
-    ConfigKey::new(&namespace(tenant)?, group, data_id)
+    ConfigKey::of(spelled_out(tenant), group, data_id)
+}
+
+/// Refuses names that break the rules; what is blank or missing is another matter.
+pub(crate) fn check(data_id: Option<&str>, group: Option<&str>, tenant: &str) -> Result<(), InvalidName> {
+    fn stand_in(name: Option<&str>) -> &str {
+        name.filter(|it| !it.trim().is_empty()).unwrap_or("x")
+    }
+    ConfigKey::check(spelled_out(tenant), stand_in(group), stand_in(data_id))
 }
 
 /// Why Nacos refuses a name, in its words.

@@ -75,8 +75,7 @@ impl NamespaceId {
     /// # Errors
     /// [`InvalidName`] unless `name` is 1 to 64 of `[A-Za-z0-9_-]`.
     pub fn parse(name: &str) -> Result<Self, InvalidName> {
-        let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-        check(name, NameField::Namespace, limits::NAMESPACE_BYTES_MAX, legal)?;
+        Self::check(name)?;
         Ok(Self(name.into()))
     }
 
@@ -88,6 +87,11 @@ impl NamespaceId {
     /// The canonical spelling.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    fn check(name: &str) -> Result<(), InvalidName> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        check(name, NameField::Namespace, limits::NAMESPACE_BYTES_MAX, legal)
     }
 }
 
@@ -111,14 +115,30 @@ impl ConfigKey {
     /// # Errors
     /// [`InvalidName`] when the group or the data id is blank, too long, or has an illegal character.
     pub fn new(namespace: &NamespaceId, group: &str, data_id: &str) -> Result<Self, InvalidName> {
-        check(data_id, NameField::DataId, limits::DATA_ID_BYTES_MAX, is_name_byte)?;
-        check(group, NameField::Group, limits::GROUP_BYTES_MAX, is_name_byte)?;
-        let namespace = namespace.as_str();
+        Self::of(namespace.as_str(), group, data_id)
+    }
+
+    /// The same, with the namespace by its name.
+    ///
+    /// # Errors
+    /// [`InvalidName`] when a name breaks its rule.
+    pub fn of(namespace: &str, group: &str, data_id: &str) -> Result<Self, InvalidName> {
+        Self::check(namespace, group, data_id)?;
         let group_at = namespace.len() + 1;
         let data_id_at = group_at + group.len() + 1;
         let text = [namespace, "/", group, "/", data_id].concat().into();
         // Both fit: the three parts are bounded by 64, 128 and 256 bytes.
         Ok(Self { text, group_at: group_at as u16, data_id_at: data_id_at as u16 })
+    }
+
+    /// Whether a key may have these names.
+    ///
+    /// # Errors
+    /// [`InvalidName`] for the first that breaks its rule: namespace, data id, group.
+    pub fn check(namespace: &str, group: &str, data_id: &str) -> Result<(), InvalidName> {
+        NamespaceId::check(namespace)?;
+        check(data_id, NameField::DataId, limits::DATA_ID_BYTES_MAX, is_name_byte)?;
+        check(group, NameField::Group, limits::GROUP_BYTES_MAX, is_name_byte)
     }
 
     /// Reads the text form, `namespace/group/data_id`.
@@ -128,8 +148,7 @@ impl ConfigKey {
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let mut parts = text.splitn(3, '/');
         let (namespace, group, data_id) = (parts.next(), parts.next(), parts.next());
-        let namespace = NamespaceId::parse(namespace.unwrap_or_default())?;
-        Self::new(&namespace, group.unwrap_or_default(), data_id.unwrap_or_default())
+        Self::of(namespace.unwrap_or_default(), group.unwrap_or_default(), data_id.unwrap_or_default())
     }
 
     /// The text form, unique among all keys.

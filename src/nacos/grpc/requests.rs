@@ -44,15 +44,14 @@ fn invalid(why: impl Into<String>) -> Outcome {
 
 /// A key, or why there is none.
 fn key(data_id: Option<&str>, group: Option<&str>, tenant: Option<&str>) -> Result<ConfigKey, Outcome> {
-    let named = |name: Option<&str>, field| {
-        let missing = || invalid(format!("invalid {field} : null"));
-        name.map(str::to_owned).ok_or_else(missing)
-    };
-    // Illegal names are found before missing ones, as in a filter.
-    let stand_in = |name: Option<&str>| name.filter(|it| !it.trim().is_empty()).unwrap_or("x").to_owned();
+    fn named<'a>(name: Option<&'a str>, field: &str) -> Result<&'a str, Outcome> {
+        name.ok_or_else(|| invalid(format!("invalid {field} : null")))
+    }
     let refused = |err: InvalidName| invalid(complaint(&err));
-    names::key(&stand_in(data_id), &stand_in(group), tenant.unwrap_or_default()).map_err(refused)?;
-    names::key(&named(data_id, "dataId")?, &named(group, "group")?, tenant.unwrap_or_default()).map_err(refused)
+    let tenant = tenant.unwrap_or_default();
+    // Illegal names are found before missing ones, as in a filter.
+    names::check(data_id, group, tenant).map_err(refused)?;
+    names::key(named(data_id, "dataId")?, named(group, "group")?, tenant).map_err(refused)
 }
 
 fn missing<'a>(outcome: Outcome, tag: Option<&'a str>) -> ConfigQueryResponse<'a> {

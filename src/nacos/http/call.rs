@@ -86,11 +86,9 @@ impl Call {
 
     /// Refuses names that break the rules; what is blank or missing is another matter.
     pub(super) fn check_names(&self) -> Result<(), Box<Answer>> {
-        let stand_in = |name: &str| self.params.filled(name).unwrap_or("x").to_owned();
-        match names::key(&stand_in("dataId"), &stand_in("group"), self.params.get("tenant").unwrap_or_default()) {
-            Ok(_) => Ok(()),
-            Err(err) => Err(illegal_name(&err)),
-        }
+        let name = |name| self.params.get(name);
+        names::check(name("dataId"), name("group"), name("tenant").unwrap_or_default())
+            .map_err(|err| illegal_name(&err))
     }
 
     /// The address of the client, as Nacos takes it (`RequestUtil.getRemoteIp`).
