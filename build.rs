@@ -9,6 +9,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .extern_path(".coracle.log", "crate::storage::codec::wire")
         .compile_fds(raft)?;
     let nacos = protox::compile(["proto/nacos.proto"], ["proto"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(nacos)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::nacos::wire::payload::PayloadCodec")
+        .compile_fds(nacos)?;
     Ok(())
 }

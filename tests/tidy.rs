@@ -49,7 +49,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "tonic",
         &["src/raft/", "src/storage/codec.rs", "src/nacos/grpc/", "src/nacos/wire/payload.rs", "src/server/grpc.rs"],
     ),
-    ("prost", &["src/raft/", "src/storage/"]),
+    ("prost", &["src/raft/", "src/storage/", "src/nacos/wire/payload.rs"]),
     ("serde", &["src/nacos/", "src/admin/", "src/settings/", "src/client/", "src/cli/", "src/server/"]),
     ("clap", &["src/cli/", "src/main.rs"]),
 ];

@@ -1,26 +1,24 @@
 //! Serving gRPC: connections in, limits, and an end that sends every client elsewhere first.
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::{Stream, stream};
+use futures_util::FutureExt;
+use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, oneshot},
-    time::{sleep, timeout},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
 };
-use tonic::transport::Server;
 
-use crate::nacos::grpc::{self, Api, Socket};
+use super::accept::{self, Place, stopped};
+use crate::nacos::grpc::{Api, Methods, Transport};
 
-/// More connections are closed at once: each takes memory and a file descriptor.
-const CONNECTIONS_MAX: usize = 65_536;
 /// Requests in flight on one connection. Clients in Java send a few; a proxy for many clients is no client.
 const STREAMS_MAX: u32 = 1_000;
 /// All header fields of a request together.
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// A connection sends this much before somebody has read it: so that a large content comes without waiting.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// After running out of file descriptors the next try waits.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients that were told to go elsewhere have this long.
 const DRAIN: Duration = Duration::from_millis(800);
 /// Requests in flight after that have this long.
@@ -29,63 +27,70 @@ const FINISH: Duration = Duration::from_millis(300);
 /// A server that takes connections.
 pub(super) struct Serving {
     api: Arc<Api>,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
 }
 
 impl Serving {
     pub(super) fn start(listener: TcpListener, api: Arc<Api>) -> Self {
-        let (unary, streams) = grpc::services(&api);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serve = Server::builder()
-            .max_concurrent_streams(STREAMS_MAX)
-            .http2_max_header_list_size(HEADER_BYTES_MAX)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .add_service(unary)
-            .add_service(streams)
-            .serve_with_incoming_shutdown(incoming(listener, api.clone()), async {
-                // An error: the server is gone, which is to have stopped.
-                drop(stopped.await);
-            });
-        Self { api, stop, task: tokio::spawn(serve) }
+        let (stop, stopping) = watch::channel(false);
+        let methods = Methods::new(&api);
+        let task = tokio::spawn({
+            let api = api.clone();
+            async move {
+                accept::serve(listener, stopping.clone(), FINISH, |socket, peer, place| {
+                    let transport = Transport::new(peer, api.services.now());
+                    connection(socket, peer, transport, methods.clone(), stopping.clone(), place)
+                })
+                .await;
+            }
+        });
+        Self { api, stop, task }
     }
 
     /// Sends the clients to other members, and ends when they are gone, or after about a second.
     pub(super) async fn stop(self) {
         self.api.drain(DRAIN).await;
-        drop(self.stop);
-        let mut task = self.task;
-        match timeout(FINISH, &mut task).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(err))) => tracing::error!(%err, "serve gRPC"),
-            Ok(Err(err)) => tracing::error!(%err, "serve gRPC"),
-            Err(_) => task.abort(),
+        self.stop.send_replace(true);
+        if let Err(err) = self.task.await {
+            tracing::error!(%err, "serve gRPC");
         }
     }
 }
 
-fn incoming(listener: TcpListener, api: Arc<Api>) -> impl Stream<Item = std::io::Result<Socket>> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    stream::unfold((listener, places, api), async |(listener, places, api)| {
-        loop {
-            match listener.accept().await {
-                Ok((socket, peer)) => {
-                    let Ok(place) = places.clone().try_acquire_owned() else {
-                        tracing::warn!(%peer, "refuse a connection: there are {CONNECTIONS_MAX}");
-                        continue;
-                    };
-                    if let Err(err) = socket.set_nodelay(true) {
-                        tracing::debug!(%peer, %err, "set TCP_NODELAY");
-                    }
-                    let socket = Socket::new(socket, peer, api.services.now(), place);
-                    return Some((Ok(socket), (listener, places, api)));
-                }
-                Err(err) => {
-                    tracing::warn!(%err, "accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
-                }
+/// Serves until the client is gone, or the server stops and what came in is answered.
+async fn connection(
+    socket: TcpStream,
+    peer: SocketAddr,
+    transport: Arc<Transport>,
+    methods: Methods,
+    mut stopping: watch::Receiver<bool>,
+    _place: Place,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(transport.clone());
+        methods.call(request).map(Ok::<_, Infallible>)
+    });
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .serve_connection(TokioIo::new(socket), service);
+    let mut connection = pin!(connection);
+    let mut told = false;
+    let served = loop {
+        tokio::select! {
+            served = connection.as_mut() => break served,
+            () = stopped(&mut stopping), if !told => {
+                told = true;
+                connection.as_mut().graceful_shutdown();
             }
         }
-    })
+    };
+    if let Err(err) = served {
+        // Clients hang up as they like.
+        tracing::debug!(%peer, %err, "connection ended");
+    }
 }

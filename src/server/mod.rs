@@ -1,6 +1,6 @@
 //! The composition root: the only folder that sees everything, and knows no rules.
+mod accept;
 mod banner;
-mod connection;
 mod data_dir;
 mod grpc;
 mod http;

@@ -17,10 +17,16 @@ use std::{
     time::Duration,
 };
 
-use tonic::{Request, Response, Status, Streaming};
+use futures_util::FutureExt;
+use hyper::body::Incoming;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codegen::{Service, http},
+};
 
-pub use self::{connection::Connections, transport::Socket};
-use self::{push::Pushes, transport::Transport};
+use self::push::Pushes;
+pub use self::{connection::Connections, transport::Transport};
 use super::wire::payload::{
     Payload,
     bi_request_stream_server::{BiRequestStream, BiRequestStreamServer},
@@ -28,6 +34,8 @@ use super::wire::payload::{
 };
 use crate::{metrics::Metrics, service::Services};
 
+/// Where a client opens its stream.
+const STREAM_PATH: &str = "/BiRequestStream/requestBiStream";
 /// JSON writes some characters as six; a message may be this much longer than the content in it.
 const MESSAGE_TO_CONTENT: usize = 2;
 /// The rest of a message.
@@ -58,15 +66,35 @@ impl Api {
     }
 }
 
-/// Both methods, to be served together.
-pub fn services(api: &Arc<Api>) -> (RequestServer<Unary>, BiRequestStreamServer<Streams>) {
-    let bytes = api.content_bytes_max * MESSAGE_TO_CONTENT + MESSAGE_BESIDE_CONTENT;
-    let unary = RequestServer::new(Unary(api.clone()));
-    let streams = BiRequestStreamServer::new(Streams(api.clone()));
-    (
-        unary.max_decoding_message_size(bytes).max_encoding_message_size(usize::MAX),
-        streams.max_decoding_message_size(bytes).max_encoding_message_size(usize::MAX),
-    )
+/// Both methods, served together.
+#[derive(Clone)]
+pub struct Methods {
+    unary: RequestServer<Unary>,
+    streams: BiRequestStreamServer<Streams>,
+}
+
+impl Methods {
+    /// The methods of this.
+    pub fn new(api: &Arc<Api>) -> Self {
+        let bytes = api.content_bytes_max * MESSAGE_TO_CONTENT + MESSAGE_BESIDE_CONTENT;
+        let unary = RequestServer::new(Unary(api.clone()));
+        let streams = BiRequestStreamServer::new(Streams(api.clone()));
+        Self {
+            unary: unary.max_decoding_message_size(bytes).max_encoding_message_size(usize::MAX),
+            streams: streams.max_decoding_message_size(bytes).max_encoding_message_size(usize::MAX),
+        }
+    }
+
+    /// Answers a request, whose extensions name its [`Transport`].
+    pub fn call(&self, request: http::Request<Incoming>) -> impl Future<Output = http::Response<Body>> + Send + use<> {
+        // Each knows its own method, and refuses every other.
+        let answer = if request.uri().path() == STREAM_PATH {
+            self.streams.clone().call(request)
+        } else {
+            self.unary.clone().call(request)
+        };
+        answer.map(|Ok(answer)| answer)
+    }
 }
 
 /// `/Request/request`.

@@ -1,6 +1,8 @@
 //! The envelope of gRPC messages: a type name, headers, and JSON.
 use bytes::Bytes;
 use serde::Serialize;
+use tonic::codec::{BufferSettings, Codec};
+use tonic_prost::ProstCodec;
 
 pub use proto::{
     Body, Metadata, Payload, bi_request_stream_client, bi_request_stream_server, request_client, request_server,
@@ -9,6 +11,7 @@ pub use proto::{
 /// The generated messages of `proto/nacos.proto`.
 #[allow(
     missing_docs,
+    clippy::default_constructed_unit_structs,
     clippy::doc_markdown,
     clippy::wildcard_enum_match_arm,
     non_camel_case_types,
@@ -17,6 +20,32 @@ pub use proto::{
 )]
 mod proto {
     tonic::include_proto!("_");
+}
+
+/// Each stream keeps a buffer to read and one to write, waiting or not. Most messages fit; these grow for what does not.
+const BUFFER_BYTES: usize = 1_000;
+/// Messages that are ready are sent together up to this many bytes.
+const YIELD_BYTES: usize = 32 * 1024;
+
+/// Payloads on the wire.
+#[derive(Debug, Clone, Default)]
+pub struct PayloadCodec;
+
+type Plain = ProstCodec<Payload, Payload>;
+
+impl Codec for PayloadCodec {
+    type Encode = Payload;
+    type Decode = Payload;
+    type Encoder = <Plain as Codec>::Encoder;
+    type Decoder = <Plain as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Plain::raw_encoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Plain::raw_decoder(BufferSettings::new(BUFFER_BYTES, YIELD_BYTES))
+    }
 }
 
 impl Payload {
