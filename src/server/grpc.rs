@@ -1,16 +1,19 @@
 //! Serving gRPC: connections in, limits, and an end that sends every client elsewhere first.
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::poll_fn, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
 
-use super::accept::{self, Place, stopped};
+use super::{
+    accept::{self, Place, stopped},
+    streams::Streams,
+};
 use crate::nacos::grpc::{Api, Methods, Transport};
 
 /// Requests in flight on one connection. Clients in Java send a few; a proxy for many clients is no client.
@@ -71,7 +74,8 @@ async fn connection(
         request.extensions_mut().insert(transport.clone());
         methods.call(request).map(Ok::<_, Infallible>)
     });
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let mut streams = Streams::default();
+    let connection = http2::Builder::new(streams.begun.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
@@ -82,7 +86,7 @@ async fn connection(
     let mut told = false;
     let served = loop {
         tokio::select! {
-            served = connection.as_mut() => break served,
+            served = poll_fn(|context| streams.poll_with(connection.as_mut(), context)) => break served,
             () = stopped(&mut stopping), if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();

@@ -6,6 +6,7 @@ mod grpc;
 mod http;
 mod node;
 mod options;
+mod streams;
 
 use std::{
     error::Error,
