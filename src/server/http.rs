@@ -17,12 +17,12 @@ use std::{
 };
 
 use axum::{
-    Router,
     body::{Body, to_bytes},
     extract::ConnectInfo,
     http::{HeaderValue, Response, header},
 };
 use bytes::Bytes;
+use futures_util::FutureExt;
 use hyper::{Request, Version, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -30,10 +30,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use tower_service::Service;
 
 use super::accept::{self, Place, stopped};
-use crate::nacos::http::{Parked, Parking};
+use crate::nacos::http::{Parked, Parking, Site};
 
 /// A connection that sends no whole request head for this long is closed. Longer than clients keep idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -49,9 +48,9 @@ const ANSWER_HEAD_BYTES: usize = 512;
 static CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Serves until `stopping` becomes `true`, then lets what is in flight end.
-pub(super) async fn serve(listener: TcpListener, router: Router, stopping: watch::Receiver<bool>) {
+pub(super) async fn serve(listener: TcpListener, site: Site, stopping: watch::Receiver<bool>) {
     accept::serve(listener, stopping.clone(), DRAIN, |socket, peer, place| {
-        connection(socket, peer, router.clone(), stopping.clone(), place)
+        connection(socket, peer, site.clone(), stopping.clone(), place)
     })
     .await;
 }
@@ -60,14 +59,14 @@ pub(super) async fn serve(listener: TcpListener, router: Router, stopping: watch
 async fn connection(
     socket: TcpStream,
     peer: SocketAddr,
-    router: Router,
+    site: Site,
     mut stopping: watch::Receiver<bool>,
     _place: Place,
 ) {
     let mut wire = Wire { socket, read_ahead: Bytes::new(), flushed: Arc::default() };
     loop {
         // In a box: a connection that waits gives back what talking takes.
-        let Some((back, poll)) = Box::pin(talk(wire, peer, &router, &mut stopping)).await else { return };
+        let Some((back, poll)) = Box::pin(talk(wire, peer, &site, &mut stopping)).await else { return };
         wire = back;
         let answer = tokio::select! {
             answer = poll.answer() => answer,
@@ -88,7 +87,7 @@ async fn connection(
 async fn talk(
     wire: Wire,
     peer: SocketAddr,
-    router: &Router,
+    site: &Site,
     stopping: &mut watch::Receiver<bool>,
 ) -> Option<(Wire, Parked)> {
     let (parking, flushed) = (Arc::<Parking>::default(), wire.flushed.clone());
@@ -99,7 +98,7 @@ async fn talk(
         if may_park {
             request.extensions_mut().insert(parking.clone());
         }
-        router.clone().call(request)
+        site.clone().answer(request).map(Ok::<_, Infallible>)
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -121,8 +121,8 @@ impl Server {
                 next_request: AtomicU64::new(1),
             }),
         );
-        let router = nacos::http::router(api).merge(admin::router(services.clone(), metrics));
-        let serving = tokio::spawn(http::serve(listener, router, stopped));
+        let site = nacos::http::Site::new(api, admin::router(services.clone(), metrics));
+        let serving = tokio::spawn(http::serve(listener, site, stopped));
         Ok(Self { node, services, http_address, grpc_address, grpc, stopping, serving, data: options.data, started })
     }
 

@@ -15,7 +15,8 @@ use crate::{
 /// In every answer: the revision that it is of.
 pub(super) static REVISION: HeaderName = HeaderName::from_static("coracle-revision");
 
-pub(super) type Answer = Response<Body>;
+/// What goes out.
+pub type Answer = Response<Body>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=UTF-8");
 

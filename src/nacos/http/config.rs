@@ -26,6 +26,9 @@ static TAG: HeaderName = HeaderName::from_static("tag");
 
 type Refused = Box<Answer>;
 
+/// So many headers has a content, most often.
+const CONTENT_HEADERS: usize = 10;
+
 /// What clients and proxies must not keep.
 pub(super) fn never_cache(headers: &mut HeaderMap) {
     headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
@@ -96,8 +99,9 @@ fn not_found() -> Answer {
 fn content(found: &Found) -> Answer {
     let Found { variant, record } = found;
     let attributes = &record.attributes;
-    let mut answer = plain(StatusCode::OK, record.content.bytes());
+    let mut answer = Answer::new(record.content.bytes().into());
     let headers = answer.headers_mut();
+    headers.reserve(CONTENT_HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain;charset=UTF-8"));
     // Gray versions have no type of their own.
     let content_type = if *variant == Variant::Formal { attributes.content_type } else { ContentType::Text };

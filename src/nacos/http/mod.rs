@@ -18,10 +18,14 @@ use axum::{
     routing::{any, get},
 };
 use tokio::sync::watch;
+use tower_service::Service;
 
-pub use self::parking::{Parked, Parking};
+pub use self::{
+    answer::Answer,
+    parking::{Parked, Parking},
+};
 use self::{
-    answer::{Answer, caused, plain, spring, with_revision},
+    answer::{caused, plain, spring, with_revision},
     call::Call,
 };
 use crate::{metrics::Metrics, service::Services};
@@ -54,14 +58,43 @@ impl Api {
     }
 }
 
+/// Nacos, and what is served beside it.
+#[derive(Clone)]
+pub struct Site {
+    api: Arc<Api>,
+    router: Router,
+}
+
+impl Site {
+    /// Nacos and these routes beside it.
+    pub fn new(api: Arc<Api>, beside: Router) -> Self {
+        Self { router: router(api.clone()).merge(beside), api }
+    }
+
+    /// Answers a request. Nearly all are for one of two paths, which are not looked for among the others: the way through
+    /// the router takes as long as half of a read.
+    pub async fn answer(mut self, request: Request) -> Answer {
+        let usual = request.method() == Method::GET || request.method() == Method::POST;
+        match request.uri().path() {
+            CONFIGS if usual => configs(State(self.api), request).await,
+            LISTENER if usual => listener(State(self.api), request).await,
+            // A router is always ready, and never fails.
+            _ => Box::pin(self.router.call(request)).await.unwrap_or_else(|never| match never {}),
+        }
+    }
+}
+
+const CONFIGS: &str = "/nacos/v1/cs/configs";
+const LISTENER: &str = "/nacos/v1/cs/configs/listener";
+
 /// All routes. Every answer has a sentence for a person in it when it is not what was asked for.
-pub fn router(api: Arc<Api>) -> Router {
+fn router(api: Arc<Api>) -> Router {
     let liveness = || get(|| async { console::result_ok() });
     let readiness = || get(|State(api): State<Arc<Api>>| async move { console::readiness(&api) });
     Router::new()
-        .route("/nacos/v1/cs/configs", any(configs))
+        .route(CONFIGS, any(configs))
         .route("/nacos/v1/cs/configs/catalog", any(catalog))
-        .route("/nacos/v1/cs/configs/listener", any(listener))
+        .route(LISTENER, any(listener))
         .route("/nacos/v1/cs/listener", any(subscribers))
         .route("/nacos/v1/cs/health", get(|State(api): State<Arc<Api>>| async move { console::health(&api) }))
         .route("/nacos/v1/ns/operator/metrics", get(|| async { console::naming_metrics() }))
