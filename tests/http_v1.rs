@@ -335,7 +335,7 @@ async fn a_poll_that_waits_takes_little_memory() {
     rlimit::increase_nofile_limit(4_096).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let server = process::Server::start(env!("CARGO_BIN_EXE_coracle"), &data, process::free_port(), &[]);
+    let server = process::Server::start(env!("CARGO_BIN_EXE_coracle"), &data, process::free_port(), &["--standalone"]);
     let port = server.port;
     let resident_kib = || -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
