@@ -1,7 +1,9 @@
 //! Serving HTTP: a connection is with the HTTP library while there is talk, and without it while a long poll waits.
 //!
-//! The library keeps 8 KiB to read and 8 KiB to write for as long as a request is in flight. Thousands of polls wait at
-//! once and need neither: the connection is taken back from the library, and given to it again when the poll was answered.
+//! The library keeps 8 KiB to read and 8 KiB to write for as long as it has the connection. Thousands of polls wait at
+//! once and need neither: the connection is taken back from the library, and given to it again when there is more to read.
+//! So it is when a client has asked one thing and not yet the next: thousands that have come at once, or were told of a
+//! change at once, must not hold those buffers all at the same time.
 use std::{
     convert::Infallible,
     future::{pending, poll_fn},
@@ -10,7 +12,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -23,12 +25,18 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
-use hyper::{Request, Version, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Version,
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::watch,
+    time::sleep,
 };
 
 use super::accept::{self, Place, stopped};
@@ -63,42 +71,57 @@ async fn connection(
     mut stopping: watch::Receiver<bool>,
     _place: Place,
 ) {
-    let mut wire = Wire { socket, read_ahead: Bytes::new(), flushed: Arc::default() };
+    let mut wire = Wire { socket, read_ahead: Bytes::new(), signs: Arc::default() };
+    let mut may_rest = true;
     loop {
         // In a box: a connection that waits gives back what talking takes.
-        let Some((back, poll)) = Box::pin(talk(wire, peer, &site, &mut stopping)).await else { return };
+        let Some((back, pause)) = Box::pin(talk(wire, peer, &site, may_rest, &mut stopping)).await else { return };
         wire = back;
-        let answer = tokio::select! {
-            answer = poll.answer() => answer,
-            () = wire.hung_up() => return,
-        };
-        let close = *stopping.borrow();
-        if let Err(err) = wire.send(answer, close).await {
-            tracing::debug!(%peer, %err, "answer a poll");
+        // Who asks again without waiting will do so again: rests would cost more than they save. After a poll a client
+        // often asks one thing and waits again.
+        may_rest = matches!(pause, Pause::Poll(_));
+        if let Pause::Poll(poll) = pause
+            && !wire.answer(poll, peer, &stopping).await
+        {
             return;
         }
-        if close {
-            return;
+        tokio::select! {
+            () = wire.more() => {}
+            () = stopped(&mut stopping) => return,
+            () = sleep(HEAD_TIMEOUT) => return,
         }
     }
 }
 
-/// Leaves the connection to the HTTP library until it has ended (`None`) or carries a poll that waits.
+/// Why a connection is not with the HTTP library any more.
+enum Pause {
+    /// It carries a poll that waits.
+    Poll(Parked),
+    /// All that came in is answered.
+    Rest,
+}
+
+/// Leaves the connection to the HTTP library until it has ended (`None`) or pauses.
 async fn talk(
-    wire: Wire,
+    mut wire: Wire,
     peer: SocketAddr,
     site: &Site,
+    may_rest: bool,
     stopping: &mut watch::Receiver<bool>,
-) -> Option<(Wire, Parked)> {
-    let (parking, flushed) = (Arc::<Parking>::default(), wire.flushed.clone());
+) -> Option<(Wire, Pause)> {
+    let (parking, signs) = (Arc::<Parking>::default(), Arc::<Signs>::default());
+    wire.signs = signs.clone();
     let service = service_fn(|request: Request<Incoming>| {
+        let first = signs.requests.fetch_add(1, Ordering::Relaxed) == 0;
+        // What is left of a body that nobody read would be taken for a request.
+        let to_rest = (may_rest && first && is_bodiless(&request)).then(|| signs.clone());
         let may_park = may_park(&request);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
         if may_park {
             request.extensions_mut().insert(parking.clone());
         }
-        site.clone().answer(request).map(Ok::<_, Infallible>)
+        site.clone().answer(request).map(|answer| Ok::<_, Infallible>(answer.map(|body| LastWord { body, to_rest })))
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -108,7 +131,7 @@ async fn talk(
     let mut told = false;
     loop {
         let served = tokio::select! {
-            served = poll_fn(|context| poll_talk(&mut connection, &parking, &flushed, context)) => served,
+            served = poll_fn(|context| poll_talk(&mut connection, &parking, &signs, context)) => served,
             () = stopped(stopping), if !told => {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -117,13 +140,11 @@ async fn talk(
         };
         match served {
             Ok(None) => return None,
-            Ok(Some(poll)) => {
+            Ok(Some(pause)) => {
                 let parts = connection.into_parts();
                 // Often nothing, and then not to be kept: it is a part of the library's buffer.
-                return Some((
-                    Wire { read_ahead: Bytes::copy_from_slice(&parts.read_buf), ..parts.io.into_inner() },
-                    poll,
-                ));
+                let read_ahead = Bytes::copy_from_slice(&parts.read_buf);
+                return Some((Wire { read_ahead, ..parts.io.into_inner() }, pause));
             }
             Err(err) => {
                 // Clients hang up as they like.
@@ -134,19 +155,75 @@ async fn talk(
     }
 }
 
-/// `Ready`: the connection has ended, or carries a poll that waits and is silent: the answers to earlier requests are out
-/// (the library has nothing left in its buffer), and of this one nothing comes from its handler.
+/// `Ready`: the connection has ended, or pauses. It does so only when it is silent: all answers are out (the library has
+/// nothing left in its buffer), and nothing comes from the handler of a poll that waits.
 fn poll_talk(
     connection: &mut (impl Future<Output = hyper::Result<()>> + Unpin),
     parking: &Parking,
-    flushed: &AtomicBool,
+    signs: &Signs,
     context: &mut Context<'_>,
-) -> Poll<hyper::Result<Option<Parked>>> {
+) -> Poll<hyper::Result<Option<Pause>>> {
     if let Poll::Ready(ended) = Pin::new(connection).poll(context) {
         return Poll::Ready(ended.map(|()| None));
     }
-    let parked = if flushed.load(Ordering::Relaxed) { parking.take() } else { None };
-    parked.map_or(Poll::Pending, |poll| Poll::Ready(Ok(Some(poll))))
+    if !signs.flushed.load(Ordering::Relaxed) {
+        return Poll::Pending;
+    }
+    let pause = match parking.take() {
+        Some(poll) => Pause::Poll(poll),
+        None if signs.answered.load(Ordering::Relaxed) && signs.requests.load(Ordering::Relaxed) == 1 => Pause::Rest,
+        None => return Poll::Pending,
+    };
+    Poll::Ready(Ok(Some(pause)))
+}
+
+/// What the HTTP library does not say of a talk.
+#[derive(Default)]
+struct Signs {
+    /// Whether all that was to be written is written: the library asks for a flush when its buffer is empty.
+    flushed: AtomicBool,
+    requests: AtomicUsize,
+    /// Whether a request after which the connection may rest has been answered.
+    answered: AtomicBool,
+}
+
+/// The body of an answer; the library lets go of it when it has taken all of it.
+struct LastWord {
+    body: Body,
+    to_rest: Option<Arc<Signs>>,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if let Some(signs) = &self.to_rest {
+            signs.answered.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl hyper::body::Body for LastWord {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn is_bodiless(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// Whether a poll may be taken from the library: whatever is said about the connection, or is older, is left to it.
@@ -162,11 +239,36 @@ fn may_park(request: &Request<Incoming>) -> bool {
 struct Wire {
     socket: TcpStream,
     read_ahead: Bytes,
-    /// Whether all that was to be written is written: the library asks for a flush when its buffer is empty.
-    flushed: Arc<AtomicBool>,
+    signs: Arc<Signs>,
 }
 
 impl Wire {
+    /// Resolves when there is something to read, if only the end.
+    async fn more(&self) {
+        if self.read_ahead.is_empty()
+            && let Err(err) = self.socket.readable().await
+        {
+            // Whoever reads finds it too.
+            tracing::debug!(%err, "wait for a client");
+        }
+    }
+
+    /// Waits for the answer to a poll and sends it. `false`: that was the last.
+    async fn answer(&mut self, poll: Parked, peer: SocketAddr, stopping: &watch::Receiver<bool>) -> bool {
+        let answer = tokio::select! {
+            answer = poll.answer() => answer,
+            () = self.hung_up() => return false,
+        };
+        let close = *stopping.borrow();
+        match self.send(answer, close).await {
+            Ok(()) => !close,
+            Err(err) => {
+                tracing::debug!(%peer, %err, "answer a poll");
+                false
+            }
+        }
+    }
+
     /// Resolves when the client is gone. What it sends meanwhile stays where it is; as with the library, nobody looks for
     /// an end behind it before the poll is answered.
     async fn hung_up(&self) {
@@ -213,7 +315,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.flushed.store(false, Ordering::Relaxed);
+        self.signs.flushed.store(false, Ordering::Relaxed);
         Pin::new(&mut self.socket).poll_write(context, buf)
     }
 
@@ -222,7 +324,7 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.flushed.store(false, Ordering::Relaxed);
+        self.signs.flushed.store(false, Ordering::Relaxed);
         Pin::new(&mut self.socket).poll_write_vectored(context, bufs)
     }
 
@@ -231,7 +333,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.flushed.store(true, Ordering::Relaxed);
+        self.signs.flushed.store(true, Ordering::Relaxed);
         Pin::new(&mut self.socket).poll_flush(context)
     }
 
