@@ -11,12 +11,13 @@
 //! replication                      the seam: Replicator, Applier, Standalone
 //! storage   watch                  bytes on disk;  who wants to hear about which key
 //! state_machine                    (state, entry) → effects; pure
-//! types  clock  metrics  planted   words, and the doors to the world
+//! types  clock  metrics  net  planted   words, and the doors to the world
 //! ```
 pub mod types;
 
 pub mod clock;
 pub mod metrics;
+pub mod net;
 mod planted;
 
 pub mod state_machine;

@@ -154,6 +154,7 @@ pub(super) async fn place_there(core: &Arc<Core>, leader: u64, address: &str, gr
     };
     // A leader that was cut off never answers; what comes after it must not wait for that.
     let answered = tokio::select! {
+        biased;
         answered = timeout_at(deadline, sent) => answered,
         () = core.leader_changes_from(leader) => return give_up(group, "the leader changed meanwhile"),
     };

@@ -7,6 +7,7 @@ mod network;
 mod peers;
 mod read_index;
 mod replicator;
+mod runtime;
 mod service;
 mod state_machine;
 
@@ -35,6 +36,7 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = u64,
         Node = MemberNode,
+        AsyncRuntime = runtime::Runtime,
 );
 
 type Raft = openraft::Raft<TypeConfig, RaftState>;
@@ -76,6 +78,8 @@ pub struct Options {
     pub election_max: Duration,
     /// When to write snapshots.
     pub snapshots: SnapshotPolicy,
+    /// Only a simulation has one: all chance is drawn from it, and nothing runs on another thread.
+    pub seed: Option<u64>,
 }
 
 impl Options {
@@ -87,6 +91,7 @@ impl Options {
             election_min: Duration::from_millis(450),
             election_max: Duration::from_millis(750),
             snapshots: SnapshotPolicy::default(),
+            seed: None,
         }
     }
 

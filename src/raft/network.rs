@@ -1,7 +1,7 @@
 //! What this node says to other members for openraft. Every call has a deadline.
 use std::{
     future::Future,
-    path::Path,
+    io::Read,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -22,16 +22,17 @@ use openraft::{
         TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
 use super::{
     MemberNode, TypeConfig,
     convert::{entry_to_wire, membership_to_wire, raft_id_from_wire, raft_id_to_wire, vote_from_wire, vote_to_wire},
     peers::{Lane, Peers},
+    runtime::Threads,
     wire,
 };
-use crate::storage::{SnapshotFile, codec::DecodeError};
+use crate::storage::{SnapshotFile, StateStore, codec::DecodeError};
 
 /// A snapshot travels in pieces of this size.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -43,7 +44,7 @@ const FLUSH_HEARTBEATS: u32 = 10;
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
 /// Makes a [`PeerNetwork`] for each member.
-pub(super) struct NetworkFactory(pub(super) Arc<Peers>);
+pub(super) struct NetworkFactory(pub(super) Arc<Peers>, pub(super) Arc<dyn StateStore>);
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = PeerNetwork;
@@ -63,13 +64,15 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 
 impl NetworkFactory {
     fn network(&self, target: u64, node: &MemberNode, lane: Lane) -> PeerNetwork {
-        PeerNetwork { peers: self.0.clone(), target, address: node.member_address.clone(), lane }
+        let (peers, state) = (self.0.clone(), self.1.clone());
+        PeerNetwork { peers, state, target, address: node.member_address.clone(), lane }
     }
 }
 
 /// The way to one member, for one kind of message.
 pub(super) struct PeerNetwork {
     peers: Arc<Peers>,
+    state: Arc<dyn StateStore>,
     target: u64,
     address: String,
     lane: Lane,
@@ -247,13 +250,17 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             membership: Some(membership_to_wire(membership.membership())),
             bytes: snapshot.snapshot.bytes,
         };
-        let parts = snapshot_parts(head, &snapshot.snapshot.path)
-            .await
+        let (state, file) = (self.state.clone(), snapshot.snapshot);
+        let threads = Threads::of_this_task();
+        let file = threads.run(move || state.open_snapshot(&file)).await.flatten();
+        let parts = file
+            .map(|file| snapshot_parts(head, file, threads))
             .map_err(|err| StreamingError::Network(NetworkError::new(&err)))?;
         let mut client = self.peers.client(&self.address, self.lane).map_err(|status| rpc_error(&status))?;
         let deadline = option.hard_ttl();
         let call = self.unary(RPCTypes::InstallSnapshot, deadline, client.install_snapshot(parts));
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             reply = call => {
                 let vote = vote_from_wire(reply?.vote).map_err(garbled)?;
@@ -291,18 +298,20 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
 
 /// The messages that carry a snapshot file: what it is, then its bytes. Reads as it sends; a file that cannot be read to
 /// its end makes a transfer that the receiver refuses as too short.
-async fn snapshot_parts(
+fn snapshot_parts(
     head: wire::SnapshotHead,
-    path: &Path,
-) -> std::io::Result<impl Stream<Item = wire::SnapshotPart> + Send + 'static> {
-    let file = tokio::fs::File::open(path).await?;
+    file: Box<dyn Read + Send>,
+    threads: Threads,
+) -> impl Stream<Item = wire::SnapshotPart> + Send + 'static {
     let head = wire::SnapshotPart { part: Some(wire::snapshot_part::Part::Head(head)) };
-    let chunks = stream::unfold(file, |mut file| async {
-        let mut data = Vec::with_capacity(CHUNK_BYTES);
-        let read = timeout(CHUNK_DEADLINE, (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut data)).await;
-        match read {
-            Ok(Ok(0)) => None,
-            Ok(Ok(_)) => {
+    let chunks = stream::unfold(file, move |mut file| async move {
+        let read = threads.run(move || {
+            let mut data = Vec::with_capacity(CHUNK_BYTES);
+            (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut data).map(|_| (data, file))
+        });
+        match timeout(CHUNK_DEADLINE, read).await.map(Result::flatten) {
+            Ok(Ok((data, _))) if data.is_empty() => None,
+            Ok(Ok((data, file))) => {
                 let chunk = wire::SnapshotChunk { crc32c: crc32c::crc32c(&data), data: Bytes::from(data) };
                 Some((wire::SnapshotPart { part: Some(wire::snapshot_part::Part::Chunk(chunk)) }, file))
             }
@@ -316,5 +325,5 @@ async fn snapshot_parts(
             }
         }
     });
-    Ok(stream::iter([head]).chain(chunks))
+    stream::iter([head]).chain(chunks)
 }

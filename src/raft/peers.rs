@@ -1,21 +1,30 @@
 //! Connections to other members, and who is who.
 use std::{
     collections::BTreeMap,
+    future::Future,
     io,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use hyper_util::rt::TokioIo;
+
 use tonic::{
     Status,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
+use tower_service::Service;
 
 use super::wire::{self, peer_client::PeerClient};
-use crate::types::limits;
+use crate::{
+    net::{Connection, Dialer},
+    types::limits,
+};
 
 /// How long opening a connection to a member may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -78,12 +87,39 @@ pub struct Peers {
     node: u64,
     cluster: Arc<ClusterId>,
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
+    /// Instead of TCP.
+    dialer: Option<Arc<dyn Dialer>>,
+}
+
+/// A [`Dialer`] for one address, in the words of tonic.
+#[derive(Clone)]
+struct Dialed(Arc<dyn Dialer>, String);
+
+impl Service<Uri> for Dialed {
+    type Response = TokioIo<Connection>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<Connection>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let dialing = self.0.dial(self.1.clone());
+        Box::pin(async { Ok(TokioIo::new(dialing.await?)) })
+    }
 }
 
 impl Peers {
     /// No connections yet: each is opened when it is first used, and again when it broke.
     pub fn new(node: u64, cluster: Arc<ClusterId>) -> Self {
-        Self { node, cluster, channels: Mutex::default() }
+        Self { node, cluster, channels: Mutex::default(), dialer: None }
+    }
+
+    /// Reaches the others by this instead of TCP.
+    #[must_use]
+    pub fn dialing(self, dialer: Arc<dyn Dialer>) -> Self {
+        Self { dialer: Some(dialer), ..self }
     }
 
     /// This node.
@@ -96,7 +132,7 @@ impl Peers {
         let channel = match channels.get(&(address.to_owned(), lane)) {
             Some(channel) => channel.clone(),
             None => {
-                let channel = Endpoint::from_shared(format!("http://{address}"))
+                let endpoint = Endpoint::from_shared(format!("http://{address}"))
                     .map_err(|err| Status::invalid_argument(format!("member address {address:?}: {err}")))?
                     .connect_timeout(CONNECT_TIMEOUT)
                     .tcp_nodelay(true)
@@ -104,8 +140,11 @@ impl Peers {
                     .keep_alive_timeout(KEEP_ALIVE)
                     .keep_alive_while_idle(true)
                     .initial_stream_window_size(WINDOW_BYTES)
-                    .initial_connection_window_size(WINDOW_BYTES)
-                    .connect_lazy();
+                    .initial_connection_window_size(WINDOW_BYTES);
+                let channel = match &self.dialer {
+                    Some(dialer) => endpoint.connect_with_connector_lazy(Dialed(dialer.clone(), address.to_owned())),
+                    None => endpoint.connect_lazy(),
+                };
                 channels.insert((address.to_owned(), lane), channel.clone());
                 channel
             }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
+    io,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::{
     net::TcpListener,
@@ -23,10 +25,11 @@ use super::{
     MemberNode, Options, Peers, Raft, RaftLog, RaftState, forward, membership,
     network::NetworkFactory,
     read_index::{self, ReadIndex},
-    service,
+    runtime, service,
 };
 use crate::{
     metrics::Metrics,
+    net::Connection,
     planted::{self, Bug},
     replication::{
         Administration, AdministrationError, Applier, BoxFuture, Member, ProposeError, Replicator, Role, Status,
@@ -81,6 +84,7 @@ pub(super) struct Core {
     pub(super) metrics: Metrics,
     log: Arc<dyn LogStore>,
     node: u64,
+    pub(super) seed: Option<u64>,
     caught_up: AtomicBool,
 }
 
@@ -110,15 +114,16 @@ impl RaftReplicator {
     ) -> Result<Self, StartError> {
         let config = options.config().validate().map_err(|err| StartError(err.to_string()))?;
         let (applier, peers) = (Arc::new(applier), Arc::new(peers));
-        let raft = Raft::new(
+        let starting = Raft::new(
             options.node,
             Arc::new(config),
-            NetworkFactory(peers.clone()),
+            NetworkFactory(peers.clone(), applier.state().clone()),
             RaftLog::new(log.clone()),
             RaftState::new(applier.clone()),
-        )
-        .await
-        .map_err(|err| StartError(format!("start consensus: {err}")))?;
+        );
+        let raft = runtime::seeded(options.seed, starting)
+            .await
+            .map_err(|err| StartError(format!("start consensus: {err}")))?;
         let core = Arc::new(Core {
             raft,
             applier,
@@ -126,6 +131,7 @@ impl RaftReplicator {
             metrics,
             log,
             node: options.node,
+            seed: options.seed,
             caught_up: AtomicBool::new(false),
         });
         let (queue, proposals) = mpsc::channel(limits::PROPOSALS_QUEUED_MAX);
@@ -159,7 +165,19 @@ impl RaftReplicator {
         listener: TcpListener,
         stopped: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
-        service::serve(self.core.clone(), listener, stopped)
+        service::serve(self.core.clone(), service::tcp(listener), stopped)
+    }
+
+    /// Serves the other members on these connections, which are no sockets, until `stopped` resolves.
+    ///
+    /// # Errors
+    /// When no more connections come.
+    pub fn serve_connections(
+        &self,
+        incoming: impl Stream<Item = io::Result<Connection>> + Send + 'static,
+        stopped: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
+        service::serve(self.core.clone(), incoming.map_ok(service::Other), stopped)
     }
 
     /// Hands the lead to another node if this one has it, then stops taking part. Takes at most about a second.

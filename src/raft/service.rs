@@ -1,14 +1,23 @@
 //! What other members say to this node.
-use std::{future::Future, path::Path, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use futures_util::{Stream, StreamExt, stream};
 use openraft::{
     Snapshot, SnapshotMeta, StoredMembership,
     raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest},
 };
-use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
 
 use super::{
     TypeConfig,
@@ -19,27 +28,65 @@ use super::{
     peers::MESSAGE_BYTES_MAX,
     read_index,
     replicator::Core,
+    runtime::Threads,
     wire::{
         self,
         peer_server::{Peer, PeerServer},
     },
 };
-use crate::{replication::AdministrationError, storage::codec::DecodeError};
+use crate::{
+    net::{ByteStream, Connection},
+    replication::AdministrationError,
+    storage::{StateStore, codec::DecodeError},
+};
+
+/// The connections that come to a socket.
+pub(super) fn tcp(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    TcpListenerStream::new(listener).map(|socket| {
+        let socket = socket?;
+        socket.set_nodelay(true)?;
+        Ok(socket)
+    })
+}
+
+/// A connection that is no socket.
+pub(super) struct Other(pub(super) Connection);
+
+impl Connected for Other {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Other {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, to)
+    }
+}
+
+impl AsyncWrite for Other {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
 
 /// Serves other members until `stopped` resolves.
-pub(super) async fn serve(
+pub(super) async fn serve<C: Connected + ByteStream>(
     core: Arc<Core>,
-    listener: TcpListener,
+    incoming: impl Stream<Item = io::Result<C>>,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
     let service = PeerServer::new(PeerService { core, receiving: Arc::default() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let incoming = TcpListenerStream::new(listener).map(|socket| {
-        let socket = socket?;
-        socket.set_nodelay(true)?;
-        Ok::<_, std::io::Error>(socket)
-    });
     tonic::transport::Server::builder()
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(8 << 20)
@@ -183,13 +230,11 @@ impl Peer for PeerService {
             last_membership: StoredMembership::new(head.membership_at.map(raft_id_from_wire), membership),
         };
         let state = self.core.applier.state().clone();
-        let path = state.incoming_path();
-        receive(&mut parts, &path, head.bytes).await?;
+        let threads = Threads::of(self.core.seed);
+        receive(&mut parts, &state, head.bytes, threads).await?;
         // What a bad disk elsewhere made of the file must not stop this node.
-        let snapshot = tokio::task::spawn_blocking(move || state.verify(&path))
-            .await
-            .map_err(failed)?
-            .map_err(|err| Status::data_loss(err.to_string()))?;
+        let verified = threads.run(move || state.verify(&state.incoming_path())).await.map_err(failed)?;
+        let snapshot = verified.map_err(|err| Status::data_loss(err.to_string()))?;
         let response = self.core.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(failed)?;
         Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&response.vote)) }))
     }
@@ -235,8 +280,14 @@ impl Peer for PeerService {
 }
 
 /// Writes the pieces of a snapshot to a file and waits until the disk has them.
-async fn receive(parts: &mut Streaming<wire::SnapshotPart>, path: &Path, bytes: u64) -> Result<(), Status> {
-    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+async fn receive(
+    parts: &mut Streaming<wire::SnapshotPart>,
+    state: &Arc<dyn StateStore>,
+    bytes: u64,
+    threads: Threads,
+) -> Result<(), Status> {
+    let creating = state.clone();
+    let mut file = threads.run(move || creating.create_incoming()).await.flatten().map_err(failed)?;
     let mut written = 0;
     while let Some(part) = parts.message().await? {
         let chunk = match part.part {
@@ -249,10 +300,10 @@ async fn receive(parts: &mut Streaming<wire::SnapshotPart>, path: &Path, bytes: 
             return Err(Status::data_loss("a piece of the snapshot was damaged on its way"));
         }
         written += chunk.data.len() as u64;
-        file.write_all(&chunk.data).await.map_err(failed)?;
+        file = threads.run(move || file.write_all(&chunk.data).map(|()| file)).await.flatten().map_err(failed)?;
     }
     if written != bytes {
         return Err(Status::data_loss(format!("the snapshot has {written} bytes, not {bytes}")));
     }
-    file.sync_all().await.map_err(failed)
+    threads.run(move || file.finish()).await.flatten().map_err(failed)
 }

@@ -15,6 +15,7 @@ use openraft::{
 use super::{
     TypeConfig,
     convert::{to_log_entry, to_raft_applied},
+    runtime::Threads,
 };
 use crate::{
     replication::Applier,
@@ -35,7 +36,7 @@ impl RaftState {
 
     async fn install(&self, path: &Path) -> io::Result<()> {
         let (state, path) = (self.applier.state().clone(), path.to_owned());
-        tokio::task::spawn_blocking(move || state.install(path)).await.map_err(io::Error::other)??;
+        Threads::of_this_task().run(move || state.install(path)).await??;
         self.applier.state_replaced();
         Ok(())
     }
@@ -107,7 +108,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             .unwrap_or_else(PoisonError::into_inner)
             .take()
             .ok_or_else(|| io::Error::other("another snapshot is being written"))?;
-        let file = tokio::task::spawn_blocking(job).await.map_err(io::Error::other)??;
+        let file = Threads::of_this_task().run(job).await??;
         to_raft_snapshot(file)
     }
 }

@@ -240,6 +240,7 @@ async fn start_member(
         election_min: member.election.0,
         election_max: member.election.1,
         snapshots: storage.snapshots,
+        seed: None,
     };
     let peers = Peers::new(node, cluster);
     let raft = RaftReplicator::start(&options, log, applier, peers, metrics.clone())

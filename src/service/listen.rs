@@ -64,6 +64,7 @@ impl Services {
             }
             // A mark may be spurious (A, B, A): compare again.
             tokio::select! {
+                biased;
                 changed = timeout_at(deadline, watcher.changed()) => {
                     if changed.is_err() {
                         return Vec::new();

@@ -119,6 +119,11 @@ impl Requests {
         self.get(*id)
     }
 
+    /// All of them, in the order of their ids.
+    pub(super) fn all(&self) -> impl Iterator<Item = RememberedRequest> {
+        self.by_id.values().map(|(remembered, _)| *remembered)
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.by_id.len()

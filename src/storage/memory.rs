@@ -1,13 +1,15 @@
 //! The state in memory alone: what tests and simulations run on, and what the state on disk is compared with.
 use std::{
     collections::BTreeMap,
+    io::{self, Cursor, Read},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use super::{
-    Applied, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness,
+    Applied, Incoming, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness,
     index::{Index, Row},
+    memory_files::{self, MemoryFiles},
 };
 use crate::{
     state_machine::{ReadError, StateReader, Versions},
@@ -17,9 +19,13 @@ use crate::{
     },
 };
 
-/// A state that is gone when it is dropped.
+/// A state that is gone when it is dropped, but for what was flushed to its files or is in a snapshot there.
 #[derive(Default)]
-pub struct MemoryState(RwLock<Rows>);
+pub struct MemoryState {
+    rows: RwLock<Rows>,
+    /// None: there are no snapshots, and nothing outlives this.
+    files: Option<Arc<MemoryFiles>>,
+}
 
 #[derive(Default)]
 struct Rows {
@@ -28,19 +34,70 @@ struct Rows {
     records: BTreeMap<(ConfigKey, Variant), Arc<ConfigRecord>>,
 }
 
+impl Rows {
+    fn commit(&mut self, applied: Applied, writes: Vec<Mutation>) {
+        for write in writes {
+            self.index.apply(&write, &Row::of(&write));
+            match write {
+                Mutation::PutConfig(key, variant, record) => drop(self.records.insert((key, variant), record)),
+                Mutation::DeleteConfig(key, variant) => drop(self.records.remove(&(key, variant))),
+                Mutation::PutNamespace(_)
+                | Mutation::DeleteNamespace(_)
+                | Mutation::RememberRequest(_)
+                | Mutation::ForgetRequest(_) => {}
+            }
+        }
+        self.applied = applied;
+    }
+
+    fn encode(&self) -> (Applied, Vec<u8>) {
+        let configs = self
+            .records
+            .iter()
+            .map(|((key, variant), record)| Mutation::PutConfig(key.clone(), variant.clone(), record.clone()));
+        let namespaces = self.index.namespaces().into_iter().map(Mutation::PutNamespace);
+        let requests = self.index.requests().all().map(Mutation::RememberRequest);
+        let rows = configs.chain(namespaces).chain(requests);
+        let bytes = memory_files::encode(&self.applied, self.index.witness(), rows);
+        (self.applied.clone(), bytes)
+    }
+}
+
 impl MemoryState {
     /// An empty state that makes no snapshots.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// The state that these files hold: what was flushed last, or a snapshot that is newer.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn open(files: Arc<MemoryFiles>) -> Result<Self, StorageError> {
+        let state = Self { rows: RwLock::default(), files: Some(files.clone()) };
+        if let Some((applied, writes)) = files.newest_state()? {
+            state.commit(applied, writes)?;
+        }
+        Ok(state)
+    }
+
+    fn files(&self) -> io::Result<&Arc<MemoryFiles>> {
+        self.files.as_ref().ok_or_else(|| io::Error::other("this state in memory has no files"))
+    }
+
+    fn incoming(&self, path: &Path) -> Result<(&Arc<MemoryFiles>, Vec<u8>), StorageError> {
+        let failed = |err| StorageError::caused("read what came in", err);
+        let files = self.files().map_err(failed)?;
+        Ok((files, files.read(path).map_err(failed)?))
+    }
+
     // A panic in here is a bug that a test should see by its own message, not by a poisoned lock.
     fn read(&self) -> RwLockReadGuard<'_, Rows> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.rows.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Rows> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.rows.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,19 +145,7 @@ impl StateStore for MemoryState {
     }
 
     fn commit(&self, applied: Applied, writes: Vec<Mutation>) -> Result<(), StorageError> {
-        let mut rows = self.write();
-        for write in writes {
-            rows.index.apply(&write, &Row::of(&write));
-            match write {
-                Mutation::PutConfig(key, variant, record) => drop(rows.records.insert((key, variant), record)),
-                Mutation::DeleteConfig(key, variant) => drop(rows.records.remove(&(key, variant))),
-                Mutation::PutNamespace(_)
-                | Mutation::DeleteNamespace(_)
-                | Mutation::RememberRequest(_)
-                | Mutation::ForgetRequest(_) => {}
-            }
-        }
-        rows.applied = applied;
+        self.write().commit(applied, writes);
         Ok(())
     }
 
@@ -109,26 +154,48 @@ impl StateStore for MemoryState {
     }
 
     fn begin_snapshot(&self) -> Option<SnapshotJob> {
-        None
+        let files = self.files.clone()?;
+        let (applied, bytes) = self.read().encode();
+        Some(Box::new(move || Ok(files.keep_snapshot(applied, bytes))))
     }
 
     fn snapshot(&self) -> Option<SnapshotFile> {
-        None
+        self.files.as_ref()?.newest_snapshot()
     }
 
     fn incoming_path(&self) -> PathBuf {
-        PathBuf::new()
+        memory_files::INCOMING.into()
     }
 
-    fn verify(&self, _incoming: &Path) -> Result<SnapshotFile, StorageError> {
-        Err(StorageError::new("a state in memory takes no snapshots"))
+    fn create_incoming(&self) -> io::Result<Box<dyn Incoming>> {
+        Ok(Box::new(self.files()?.create_incoming()))
     }
 
-    fn install(&self, _incoming: PathBuf) -> Result<(), StorageError> {
-        Err(StorageError::new("a state in memory takes no snapshots"))
+    fn open_snapshot(&self, file: &SnapshotFile) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(Cursor::new(self.files()?.read(&file.path)?)))
+    }
+
+    fn verify(&self, incoming: &Path) -> Result<SnapshotFile, StorageError> {
+        let (_, bytes) = self.incoming(incoming)?;
+        let (applied, _) = memory_files::decode(&bytes)?;
+        Ok(SnapshotFile { path: incoming.to_owned(), applied, bytes: bytes.len() as u64 })
+    }
+
+    fn install(&self, incoming: PathBuf) -> Result<(), StorageError> {
+        let (files, bytes) = self.incoming(&incoming)?;
+        let (applied, writes) = memory_files::decode(&bytes)?;
+        // The file first: the newest snapshot is never older than the state.
+        files.keep_snapshot(applied.clone(), bytes);
+        let mut rows = self.write();
+        *rows = Rows::default();
+        rows.commit(applied, writes);
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StorageError> {
+        if let Some(files) = &self.files {
+            files.keep_state(self.read().encode().1);
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod index;
 mod keys;
 pub mod log;
 pub mod memory;
+pub mod memory_files;
 pub mod memory_log;
 mod segment;
 mod snapshot;
@@ -14,7 +15,9 @@ pub mod state;
 
 use std::{
     error::Error,
-    fmt, io,
+    fmt,
+    fs::File,
+    io::{self, Read, Write},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -163,6 +166,21 @@ pub struct SnapshotFile {
 /// Writes the state as it was when the job was made; meanwhile the state may go on.
 pub type SnapshotJob = Box<dyn FnOnce() -> Result<SnapshotFile, StorageError> + Send>;
 
+/// A file that is being received.
+pub trait Incoming: Write + Send {
+    /// Waits until the disk has all of it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+impl Incoming for File {
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        self.sync_all()
+    }
+}
+
 /// The state machine's rows.
 pub trait StateStore: StateReader + 'static {
     /// Where the state stands.
@@ -186,6 +204,18 @@ pub trait StateStore: StateReader + 'static {
 
     /// Where to write a snapshot that comes from another node, before it is given to `install`.
     fn incoming_path(&self) -> PathBuf;
+
+    /// Begins to write what comes in.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn create_incoming(&self) -> io::Result<Box<dyn Incoming>>;
+
+    /// Reads a snapshot from its first byte, to send it.
+    ///
+    /// # Errors
+    /// When it is gone, or the disk fails.
+    fn open_snapshot(&self, file: &SnapshotFile) -> io::Result<Box<dyn Read + Send>>;
 
     /// Checks a snapshot file from its first byte to its last, without using it.
     ///

@@ -12,7 +12,7 @@ mod write_behind;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread::{self, JoinHandle},
@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Applied, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness,
+    Applied, Incoming, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness,
     index::{Index, Row, decode_row},
     keys, snapshot,
 };
@@ -334,6 +334,14 @@ impl StateStore for SledState {
         self.shared.snapshots().join("incoming.tmp")
     }
 
+    fn create_incoming(&self) -> io::Result<Box<dyn Incoming>> {
+        Ok(Box::new(fs::File::create(self.incoming_path())?))
+    }
+
+    fn open_snapshot(&self, file: &SnapshotFile) -> io::Result<Box<dyn io::Read + Send>> {
+        Ok(Box::new(fs::File::open(&file.path)?))
+    }
+
     fn verify(&self, incoming: &Path) -> Result<SnapshotFile, StorageError> {
         snapshot::read(incoming, |name, value| {
             decode_row(name, value).map(drop).map_err(|err| StorageError::caused("read a row of the snapshot", err))
@@ -343,7 +351,7 @@ impl StateStore for SledState {
 
     fn install(&self, incoming: PathBuf) -> Result<(), StorageError> {
         let shared = &self.shared;
-        let failed = |what: &'static str| move |err: std::io::Error| StorageError::caused(what, err);
+        let failed = |what: &'static str| move |err: io::Error| StorageError::caused(what, err);
         let generation = shared.read().generation + 1;
         let loaded = open::load_snapshot(&shared.dir, generation, &incoming, &shared.options)?;
         // The file first: the newest snapshot is never older than the state.
