@@ -13,9 +13,10 @@ use coracle::{
     metrics::Metrics,
     state_machine::StateReader,
     storage::{
-        Applied, StateStore,
+        Applied, LogEntry, LogStore, Payload, StateStore,
         codec::{decode_proposal, decode_record, encode_proposal, encode_record},
         memory::MemoryState,
+        memory_log::MemoryLog,
         state::{SledState, StateOptions},
     },
     types::{
@@ -361,4 +362,34 @@ fn a_snapshot_is_of_one_moment_while_commits_go_on_and_can_be_installed() {
     drop(other);
     let other = open(to.path());
     assert_eq!((other.applied(), other.witness()), (applied(ROWS), witness), "after a restart too");
+}
+
+#[test]
+fn the_state_on_disk_is_never_ahead_of_the_log() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let log = Arc::new(MemoryLog::with_disk());
+    let write = |state: &SledState, index: u64| {
+        let id = LogId { term: 1, node: 1, index };
+        log.append(vec![LogEntry { id, payload: Payload::Blank }], Box::new(drop));
+        let put = Mutation::PutConfig(key(1), variant(0), record(index.to_string(), index));
+        state.commit(Applied { last: Some(id), membership: None }, vec![put]).unwrap();
+    };
+    let state = open(dir.path());
+    state.stay_behind(log.clone());
+    write(&state, 1);
+    std::thread::scope(|scope| {
+        let flushing = scope.spawn(|| state.flush());
+        while !flushing.is_finished() {
+            log.sync();
+            std::thread::yield_now();
+        }
+        flushing.join().unwrap().unwrap();
+    });
+    // Applied, since others have it; but the disk of this node's log fails before it is durable here.
+    write(&state, 2);
+    log.fail("the power goes");
+    assert!(state.flush().is_err());
+    assert_eq!(state.applied().revision(), Revision(2));
+    drop(state);
+    assert_eq!(open(dir.path()).applied().revision(), Revision(1));
 }

@@ -110,7 +110,11 @@ impl Node {
         let state = SledState::open(&data.state_dir(), StateOptions::default(), metrics.clone())
             .map_err(|err| StartError::caused("open the state", err))?;
         tracing::debug!(after = ?started.elapsed(), "the state is open");
-        let (log, state): (Arc<dyn LogStore>, Arc<dyn StateStore>) = (Arc::new(log), Arc::new(state));
+        let log: Arc<dyn LogStore> = Arc::new(log);
+        if member_listener.is_some() {
+            state.stay_behind(log.clone());
+        }
+        let state: Arc<dyn StateStore> = Arc::new(state);
         let hub = Arc::<Hub>::default();
         let applier = Applier::new(state.clone(), hub.clone(), metrics.clone());
         let data = Arc::new(Mutex::new(data));

@@ -14,7 +14,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Applied, Incoming, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness,
+    Applied, Incoming, LogStore, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness,
     index::{Index, Row, decode_row},
     keys, snapshot,
 };
@@ -84,6 +84,8 @@ struct Shared {
     control: Mutex<Control>,
     wake: Condvar,
     newest_snapshot: Mutex<Option<SnapshotFile>>,
+    /// See [`SledState::stay_behind`].
+    log: OnceLock<Arc<dyn LogStore>>,
 }
 
 /// What readers and commits share.
@@ -185,6 +187,7 @@ impl SledState {
             control: Mutex::default(),
             wake: Condvar::new(),
             newest_snapshot: Mutex::new(opened.snapshot),
+            log: OnceLock::new(),
         });
         let writer = thread::Builder::new()
             .name("state-writer".into())
@@ -194,6 +197,14 @@ impl SledState {
             })
             .map_err(|err| StorageError::caused("start the state's writer thread", err))?;
         Ok(Self { shared, writer: Some(writer) })
+    }
+
+    /// From now on nothing is written behind before this log is durable as far as it is written. A member of a cluster may
+    /// apply what only others have on their disks; on its own disk the state must not be ahead of the log, or the next start
+    /// would take the log for one that was lost.
+    pub fn stay_behind(&self, log: Arc<dyn LogStore>) {
+        // A state has one log.
+        drop(self.shared.log.set(log));
     }
 
     fn load(&self, key: &ConfigKey, variant: &Variant) -> Result<Option<Arc<ConfigRecord>>, StorageError> {

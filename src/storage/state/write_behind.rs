@@ -1,6 +1,7 @@
 //! The thread that writes tables to sled, and how a snapshot makes it stand still.
 use std::{
-    sync::{Arc, PoisonError},
+    io,
+    sync::{Arc, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -52,6 +53,7 @@ fn write_all(shared: &Shared) -> Result<(), StorageError> {
             let Some(table) = live.frozen.front().cloned() else { return Ok(()) };
             (table, live.db.clone())
         };
+        wait_for_log(shared)?;
         db.apply_batch(rows::batch(&table)).map_err(|err| StorageError::caused("write the state", err))?;
         {
             let mut live = shared.write();
@@ -67,6 +69,18 @@ fn write_all(shared: &Shared) -> Result<(), StorageError> {
         }
         shared.wake.notify_all();
     }
+}
+
+/// Waits until the log is durable as far as it is written; the rows at hand are of entries that came before.
+fn wait_for_log(shared: &Shared) -> Result<(), StorageError> {
+    let Some(log) = shared.log.get() else { return Ok(()) };
+    let (done, is_done) = mpsc::sync_channel(1);
+    log.barrier(Box::new(move |result| {
+        // The receiver waits below.
+        drop(done.send(result));
+    }));
+    let durable = is_done.recv().unwrap_or_else(|_| Err(io::Error::other("the log has stopped")));
+    durable.map_err(|err| StorageError::caused("wait for the log before the state is written", err))
 }
 
 /// Asks for writing now.
