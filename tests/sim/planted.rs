@@ -15,8 +15,8 @@ use coracle::{
     state_machine::{ReadError, StateReader, Versions},
     storage::{Applied, Incoming, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness, memory::MemoryState},
     types::{
-        ConfigKey, ConfigRecord, Consistency, Head, Mutation, Namespace, NamespaceId, Proposal, Reply, Revision,
-        Variant,
+        ConfigKey, ConfigRecord, Consistency, Head, Mutation, Namespace, NamespaceId, Proposal, RememberedRequest,
+        Reply, RequestId, Revision, Variant,
     },
 };
 
@@ -99,6 +99,18 @@ impl StateReader for Wrapped {
 
     fn list(&self, wanted: &dyn Fn(&ConfigKey) -> bool) -> Vec<(ConfigKey, Head)> {
         self.state.list(wanted)
+    }
+
+    fn remembered_request(&self, id: RequestId) -> Option<RememberedRequest> {
+        self.state.remembered_request(id)
+    }
+
+    fn oldest_request(&self, after: Revision) -> Option<RememberedRequest> {
+        self.state.oldest_request(after)
+    }
+
+    fn remembered_count(&self) -> usize {
+        self.state.remembered_count()
     }
 
     fn revision(&self) -> Revision {

@@ -86,13 +86,13 @@ async fn publish(context: &Context, number: u64, expected: Option<Digest>) {
         precondition,
         author: Author::default(),
     };
-    let result = context.services.publish(publication).await;
+    let result = context.services.publish(publication, None).await;
     context.shared.lock().complete(context.id, operation, outcome(result));
 }
 
 async fn remove(context: &Context, number: u64) {
     let operation = context.shared.lock().invoke(context.id, Wish::Delete { key: number });
-    let result = context.services.remove(key(number), Variant::Formal).await;
+    let result = context.services.remove(key(number), Variant::Formal, None).await;
     context.shared.lock().complete(context.id, operation, outcome(result));
 }
 
@@ -163,11 +163,18 @@ async fn poll(context: &Context, session: usize, epoch: u64) {
                 |number| Interest { key: key(number), seen: seen(number).map_or(Seen::Absent, Seen::Digest) };
             (0..KEYS).map(interest).collect()
         };
-        let waited = context.services.wait_for_change(&interests, &ClientLabels::default(), POLL, pending()).await;
-        match waited {
-            Ok(changed) => changed.into_iter().for_each(|at| deliver(context, session, epoch, at as u64)),
-            Err(_) => sleep(LOOK).await,
-        }
+        let labels = ClientLabels::default();
+        let changed = match context.services.stale_now(&interests, &labels) {
+            Ok(stale) if stale.is_empty() => {
+                context.services.wait_for_change(&interests, &labels, POLL, pending()).await
+            }
+            Ok(stale) => stale,
+            Err(_) => {
+                sleep(LOOK).await;
+                continue;
+            }
+        };
+        changed.into_iter().for_each(|at| deliver(context, session, epoch, at as u64));
     }
 }
 

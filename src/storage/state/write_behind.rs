@@ -206,7 +206,7 @@ fn write_file(
     expected: Witness,
 ) -> Result<SnapshotFile, StorageError> {
     let dir = shared.snapshots();
-    let failed = |err: std::io::Error| StorageError::caused(format!("write a snapshot to {}", dir.display()), err);
+    let failed = |err: io::Error| StorageError::caused(format!("write a snapshot to {}", dir.display()), err);
     let mut writer = snapshot::SnapshotWriter::create(&dir, applied, expected).map_err(failed)?;
     rows::scan(db, |name, value| writer.row(name, &value).map_err(failed))?;
     if writer.witness() != expected {
