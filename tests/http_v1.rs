@@ -44,7 +44,7 @@ fn gauge(port: u16, name: &str) -> u64 {
 fn wait_for_watchers(port: u16, count: u64) {
     let started = Instant::now();
     while gauge(port, "coracle_listeners") != count {
-        assert!(started.elapsed() < Duration::from_secs(5), "{} watchers", gauge(port, "coracle_listeners"));
+        assert!(started.elapsed() < Duration::from_secs(30), "{} watchers", gauge(port, "coracle_listeners"));
         thread::sleep(Duration::from_millis(5));
     }
 }

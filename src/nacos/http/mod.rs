@@ -72,7 +72,7 @@ impl Site {
     }
 
     /// Answers a request. Nearly all are for one of two paths, which are not looked for among the others: the way through
-    /// the router takes as long as half of a read.
+    /// the router, with its boxes and clones, is an eighth of the server's time for a read.
     pub async fn answer(mut self, request: Request) -> Answer {
         let usual = request.method() == Method::GET || request.method() == Method::POST;
         match request.uri().path() {
