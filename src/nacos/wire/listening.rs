@@ -82,14 +82,14 @@ pub fn decode_twice(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
+    let digit = |at: usize| bytes.get(at).and_then(|it| char::from(*it).to_digit(16));
     while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).and_then(|it| std::str::from_utf8(it).ok());
-        match (bytes[at], hex.and_then(|it| u8::from_str_radix(it, 16).ok())) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
+        match (bytes[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
                 at += 3;
             }
-            (byte, _) => {
+            (byte, _, _) => {
                 out.push(byte);
                 at += 1;
             }
@@ -127,6 +127,21 @@ mod tests {
                 lines.iter().map(text).collect::<Vec<_>>().join("|")
             });
             assert_eq!(got.as_deref(), *expected, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn a_percent_sign_and_two_digits_are_a_byte_and_nothing_else_is() {
+        let cases = [
+            ("a%02g%01", "a\u{2}g\u{1}"),
+            ("%+1", "%+1"),
+            ("%2", "%2"),
+            ("%zz%", "%zz%"),
+            ("%e9%85%8d", "配"),
+            ("%ff", "%ff"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(decode_twice(text), expected);
         }
     }
 
