@@ -24,6 +24,9 @@ static ENCRYPTED_DATA_KEY: HeaderName = HeaderName::from_static("encrypted-data-
 static IS_BETA: HeaderName = HeaderName::from_static("isbeta");
 static TAG: HeaderName = HeaderName::from_static("tag");
 
+/// The last moment of the year 9999: a header can name none after it.
+const HTTP_DATE_MAX: Duration = Duration::from_secs(253_402_300_799);
+
 type Refused = Box<Answer>;
 
 /// So many headers has a content, most often.
@@ -108,7 +111,7 @@ fn content(found: &Found) -> Answer {
     headers.insert(&CONFIG_TYPE, HeaderValue::from_static(content_type.as_str()));
     let text = |text: &str| HeaderValue::from_str(text).ok();
     headers.extend(text(&record.content.digest().to_hex()).map(|md5| (CONTENT_MD5.clone(), md5)));
-    let modified = UNIX_EPOCH + Duration::from_millis(record.modified_at.0);
+    let modified = UNIX_EPOCH + Duration::from_millis(record.modified_at.0).min(HTTP_DATE_MAX);
     headers.extend(text(&httpdate::fmt_http_date(modified)).map(|at| (header::LAST_MODIFIED, at)));
     never_cache(headers);
     match (variant, &attributes.encrypted_data_key) {
