@@ -54,6 +54,11 @@ pub(super) fn raft_id_from_wire(id: log_wire::Id) -> RaftLogId {
     to_raft_id(id_from_wire(id))
 }
 
+/// A place in the log after which there can be another one.
+pub(super) fn place_from_wire(id: log_wire::Id) -> Result<RaftLogId, DecodeError> {
+    if id.index == u64::MAX { Err(DecodeError("no log gets to that index".into())) } else { Ok(raft_id_from_wire(id)) }
+}
+
 pub(super) fn to_log_entry(entry: RaftEntry) -> LogEntry {
     let payload = match entry.payload {
         EntryPayload::Blank => Payload::Blank,
@@ -88,9 +93,17 @@ pub(super) fn entry_from_wire(entry: wire::Entry) -> Result<RaftEntry, DecodeErr
     let payload = match entry.payload.ok_or_else(|| DecodeError("entry payload is missing".into()))? {
         wire::entry::Payload::Blank(_) => EntryPayload::Blank,
         wire::entry::Payload::Proposal(bytes) => EntryPayload::Normal(EncodedProposal(bytes)),
-        wire::entry::Payload::Membership(it) => EntryPayload::Membership(membership_from_wire(it)?),
+        wire::entry::Payload::Membership(it) => EntryPayload::Membership(voting(membership_from_wire(it)?)?),
     };
-    Ok(RaftEntry { log_id: raft_id_from_wire(id), payload })
+    Ok(RaftEntry { log_id: place_from_wire(id)?, payload })
+}
+
+/// Without a voter every set of nodes would be a majority.
+fn voting(membership: Membership<u64, MemberNode>) -> Result<Membership<u64, MemberNode>, DecodeError> {
+    match membership.get_joint_config().len() {
+        1 | 2 => Ok(membership),
+        sets => Err(DecodeError(format!("a membership has one set of voters or two, not {sets}"))),
+    }
 }
 
 pub(super) fn membership_to_wire(membership: &Membership<u64, MemberNode>) -> wire::Membership {

@@ -22,7 +22,8 @@ use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
 use super::{
     TypeConfig,
     convert::{
-        entry_from_wire, membership_from_wire, raft_id_from_wire, raft_id_to_wire, vote_from_wire, vote_to_wire,
+        entry_from_wire, membership_from_wire, place_from_wire, raft_id_from_wire, raft_id_to_wire, vote_from_wire,
+        vote_to_wire,
     },
     forward, membership,
     peers::MESSAGE_BYTES_MAX,
@@ -112,9 +113,9 @@ fn failed(err: impl std::fmt::Display) -> Status {
 fn append_request(it: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
     Ok(AppendEntriesRequest {
         vote: vote_from_wire(it.vote)?,
-        prev_log_id: it.previous.map(raft_id_from_wire),
+        prev_log_id: it.previous.map(place_from_wire).transpose()?,
         entries: it.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
-        leader_commit: it.committed.map(raft_id_from_wire),
+        leader_commit: it.committed.map(place_from_wire).transpose()?,
     })
 }
 
