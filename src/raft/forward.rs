@@ -20,6 +20,7 @@ use super::{
 use crate::{
     planted::{self, Bug},
     replication::{ProposeError, wait_applied},
+    storage::codec::decode_proposal,
     types::{Digest, Rejection, Reply, Revision, limits},
 };
 
@@ -62,9 +63,23 @@ pub(super) async fn place_here(
 
 /// What a follower sent: puts it into this node's log and tells what became of each.
 pub(super) async fn place_for_follower(core: &Arc<Core>, proposals: Vec<Bytes>) -> Vec<Placed> {
-    let mut all = Vec::with_capacity(proposals.len());
-    let deadline = Instant::now() + limits::PROPOSE_TIMEOUT;
-    write(core, proposals, deadline, || (), |placed| all.push(placed)).await;
+    // An entry that cannot be read stops every node that comes to apply it, so none gets into the log.
+    let (mut readable, mut refused) = (Vec::with_capacity(proposals.len()), Vec::new());
+    for (at, proposal) in proposals.into_iter().enumerate() {
+        match decode_proposal(proposal.clone()) {
+            Ok(_) => readable.push(proposal),
+            Err(err) => refused.push((at, format!("the leader cannot read the proposal: {err}"))),
+        }
+    }
+    let mut all = Vec::with_capacity(readable.len() + refused.len());
+    if !readable.is_empty() {
+        let deadline = Instant::now() + limits::PROPOSE_TIMEOUT;
+        write(core, readable, deadline, || (), |placed| all.push(placed)).await;
+    }
+    for (at, why) in refused {
+        tracing::warn!(%why, "refuse what a follower sent");
+        all.insert(at, Placed::NotWritten(why));
+    }
     all
 }
 
