@@ -301,6 +301,9 @@ async fn receive(
             return Err(Status::data_loss("a piece of the snapshot was damaged on its way"));
         }
         written += chunk.data.len() as u64;
+        if written > bytes {
+            return Err(Status::data_loss(format!("the snapshot has more than the {bytes} bytes it is said to have")));
+        }
         file = threads.run(move || file.write_all(&chunk.data).map(|()| file)).await.flatten().map_err(failed)?;
     }
     if written != bytes {
