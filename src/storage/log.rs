@@ -266,8 +266,8 @@ impl LogStore for SegmentLog {
                     Some(_) => (begun, next) = (true, next + 1),
                     // Purged or truncated a moment ago.
                     None if begun => return Ok(entries),
-                    // Before the first entry of this log.
-                    None => next += 1,
+                    // Before the first entry of this log, which may begin anywhere.
+                    None => next = self.first_stored().map_or(tail_start, |first| first.max(next + 1)),
                 }
             }
         }
@@ -280,6 +280,10 @@ impl LogStore for SegmentLog {
 }
 
 impl SegmentLog {
+    fn first_stored(&self) -> Option<u64> {
+        self.shared.stored.read().unwrap_or_else(PoisonError::into_inner).index.first()
+    }
+
     fn read_stored(&self, index: u64) -> io::Result<Option<LogEntry>> {
         let (slot, segment) = {
             let stored = self.shared.stored.read().unwrap_or_else(PoisonError::into_inner);

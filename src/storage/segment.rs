@@ -24,6 +24,8 @@ pub(super) const EXTENSION: &str = "seg";
 pub(super) const UNFINISHED: &str = "tmp";
 const MAGIC: [u8; 8] = *b"CORACLOG";
 const VERSION: u32 = 1;
+/// No log gets to such a batch or entry: what is counted on from it does not overflow.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
 /// Bytes of the header that mean something; its checksum follows.
 const HEADER_BYTES_USED: usize = 8 + 4 + 4 * 8 + 4 * (1 + 3 * 8);
 /// Zeros are written in pieces of this size.
@@ -175,6 +177,10 @@ impl Header {
             (present != 0).then_some(id)
         };
         let (purged, last, vote, committed) = (id(), id(), id(), id());
+        let indexes = [purged, last, committed].into_iter().flatten().map(|it| it.index);
+        if indexes.chain([batch]).any(|it| it > NUMBER_MAX) {
+            return Err("its header holds a number that no log gets to".into());
+        }
         let vote = vote.map(|it| Vote { term: it.term, node: it.node, committed: it.index != 0 });
         Ok(Self { log, sequence, bytes, batch, state: LogState { purged, last, vote, committed } })
     }

@@ -80,6 +80,11 @@ impl Index {
         self.slots.get(at).copied()
     }
 
+    /// The first entry that is there.
+    pub(super) fn first(&self) -> Option<u64> {
+        (!self.slots.is_empty()).then_some(self.first)
+    }
+
     /// The oldest segment that holds an entry that counts.
     pub(super) fn oldest_segment(&self) -> Option<u32> {
         self.slots.front().map(|it| it.segment)

@@ -8,7 +8,7 @@ use super::{
 use crate::storage::{
     LogState, StorageError,
     segment::{
-        Blank, Directory, EXTENSION, HEADER_BYTES, Header, Segment, UNFINISHED, damaged,
+        Blank, Directory, EXTENSION, HEADER_BYTES, Header, NUMBER_MAX, Segment, UNFINISHED, damaged,
         record::{self, ALIGNMENT, Found, HEAD_BYTES, Head, Kind, Record},
     },
 };
@@ -147,6 +147,9 @@ impl Scan {
         let mut open: Vec<(Record, Slot)> = Vec::new();
         let trouble = loop {
             match at_place(&bytes, at, segment) {
+                Found::Record(head) if head.record.id.index > NUMBER_MAX => {
+                    return Err(damaged(&segment.path, at as u64, "it speaks of an entry that no log gets to"));
+                }
                 Found::Record(head) if head.batch == self.batch + 1 => {
                     let begins = open.is_empty();
                     open.push((head.record, Slot::new(segment.sequence, at as u64, head.payload_bytes)));
