@@ -142,7 +142,7 @@ fn open(path: &Path) -> Result<(BufReader<File>, SnapshotFile, Witness), Storage
         return Err(StorageError::new(format!("the snapshot {} is of a newer version", path.display())));
     }
     let length = number(&head[12..16]) as usize;
-    if length > META_BYTES_MAX {
+    if length > META_BYTES_MAX || length as u64 > bytes {
         return Err(damaged(path, "its head is too long"));
     }
     let mut rest = vec![0; length + 4];
@@ -168,11 +168,12 @@ pub(super) fn read(
     let failed = |err: io::Error| StorageError::caused(format!("read the snapshot {}", path.display()), err);
     let (mut reader, file, expected) = open(path)?;
     let mut witness = Witness::default();
+    let mut last: Option<Bytes> = None;
     loop {
         let mut head = [0; 8];
         reader.read_exact(&mut head).map_err(failed)?;
         let (length, crc) = (number(&head[..4]) as usize, number(&head[4..]));
-        if length > CHUNK_BYTES_MAX {
+        if length > CHUNK_BYTES_MAX || length as u64 > file.bytes {
             return Err(damaged(path, "a part of it is too long"));
         }
         let mut chunk = vec![0; length];
@@ -195,9 +196,14 @@ pub(super) fn read(
             }
             let name = chunk.split_to(name);
             let value = chunk.split_to(value);
+            // Two of one name would add up to what the head says, and leave one row.
+            if last.as_ref().is_some_and(|it| *it >= name) {
+                return Err(damaged(path, "its rows are not in the order of their names"));
+            }
             witness.rows += 1;
             witness.hash = witness.hash.wrapping_add(row_hash(&name, &value));
             row(&name, value)?;
+            last = Some(name);
         }
     }
     if witness != expected {
