@@ -247,15 +247,61 @@ fn at_place(bytes: &[u8], at: usize, segment: &Segment) -> Found {
 }
 
 /// Whether a valid record of a batch later than `batch` stands anywhere behind: then what is damaged was durable.
+///
+/// A content may look like the head of a record at every place, each claiming all that follows. Hence what is checked is
+/// not read once for each.
 fn later_batch(bytes: &[u8], from: usize, segment: &Segment, batch: u64) -> bool {
     // No more batches than that fit in what is there.
     let batches_max = (bytes.len() / record::size(0)) as u64;
-    (from..bytes.len()).step_by(ALIGNMENT).any(|at| {
-        let head: Option<&[u8; HEAD_BYTES]> = bytes.get(at..at + HEAD_BYTES).and_then(|it| it.try_into().ok());
-        let plausible = head
-            .is_some_and(|head| (batch + 1..=batch.saturating_add(batches_max)).contains(&record::claimed_batch(head)));
-        plausible && matches!(at_place(bytes, at, segment), Found::Record(Head { batch: found, .. }) if found > batch)
+    let mut behind = bytes.get(from..).unwrap_or_default().to_vec();
+    behind.resize((segment.bytes as usize).saturating_sub(from), 0);
+    let sums = Sums::new(&behind);
+    (0..behind.len()).step_by(ALIGNMENT).any(|at| {
+        let head: Option<&[u8; HEAD_BYTES]> = behind.get(at..at + HEAD_BYTES).and_then(|it| it.try_into().ok());
+        let plausible = head.filter(|head| {
+            (batch + 1..=batch.saturating_add(batches_max)).contains(&record::claimed_batch(head))
+                && sums.is_right(at, record::claimed_payload_bytes(head), segment.seed)
+        });
+        plausible.is_some()
+            && matches!(at_place(&behind, at, segment), Found::Record(Head { batch: found, .. }) if found > batch)
     })
+}
+
+/// The checksums of the beginnings of some bytes, from which that of any piece follows without reading it.
+struct Sums<'a> {
+    bytes: &'a [u8],
+    /// Of the first n times [`SUMS_STEP`] bytes.
+    sums: Vec<u32>,
+}
+
+const SUMS_STEP: usize = 64;
+
+impl<'a> Sums<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        let mut sums = vec![0];
+        let mut sum = 0;
+        for piece in bytes.chunks_exact(SUMS_STEP) {
+            sum = crc32c::crc32c_append(sum, piece);
+            sums.push(sum);
+        }
+        Self { bytes, sums }
+    }
+
+    fn of_first(&self, count: usize) -> u32 {
+        let steps = count / SUMS_STEP;
+        crc32c::crc32c_append(self.sums[steps], &self.bytes[steps * SUMS_STEP..count])
+    }
+
+    /// Whether the record at this place, with a payload of this length, has the right checksum.
+    fn is_right(&self, at: usize, payload_bytes: usize, seed: u32) -> bool {
+        let (start, end) = (at + record::CRC_BYTES, (at + HEAD_BYTES).saturating_add(payload_bytes));
+        if end > self.bytes.len() {
+            return false;
+        }
+        // The sum of A and B is that of A, moved by the length of B, xor that of B; moving is linear.
+        let moved = crc32c::crc32c_combine(seed ^ self.of_first(start), 0, end - start);
+        self.bytes[at..start] == (moved ^ self.of_first(end)).to_le_bytes()
+    }
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

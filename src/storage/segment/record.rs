@@ -16,7 +16,8 @@ pub(in crate::storage) const HEAD_BYTES: usize = 41;
 pub(in crate::storage) const ALIGNMENT: usize = 8;
 /// Set in the kind of the last record of a batch.
 const CLOSES_BATCH: u8 = 0x80;
-const CRC_BYTES: usize = 4;
+/// Bytes of the checksum, which is not part of what it is of.
+pub(in crate::storage) const CRC_BYTES: usize = 4;
 
 /// What a record is about. The number is its byte on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
