@@ -245,7 +245,7 @@ pub(super) fn placed_to_wire(placed: Placed) -> wire::Outcome {
     wire::Outcome { index, outcome: Some(outcome) }
 }
 
-fn placed_from_wire(it: wire::Outcome) -> Placed {
+pub(super) fn placed_from_wire(it: wire::Outcome) -> Placed {
     use wire::outcome::Outcome;
     let rejected = |rejection| Placed::Decided(it.index, Reply::Rejected(rejection));
     match it.outcome {

@@ -1,6 +1,8 @@
 //! Consensus by openraft: the adapters between it and our log, state, peers and proposals. The only place that names it.
 mod convert;
 mod forward;
+#[doc(hidden)]
+pub mod garbled;
 mod log_storage;
 mod membership;
 mod network;

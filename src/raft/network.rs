@@ -122,7 +122,7 @@ fn garbled(err: DecodeError) -> RPCError<TypeConfig> {
     NetworkError::new(&err).into()
 }
 
-fn vote_response(reply: wire::VoteReply) -> Result<VoteResponse<TypeConfig>, DecodeError> {
+pub(super) fn vote_response(reply: wire::VoteReply) -> Result<VoteResponse<TypeConfig>, DecodeError> {
     Ok(VoteResponse {
         vote: vote_from_wire(reply.vote)?,
         vote_granted: reply.granted,
@@ -130,7 +130,7 @@ fn vote_response(reply: wire::VoteReply) -> Result<VoteResponse<TypeConfig>, Dec
     })
 }
 
-fn append_result(reply: wire::AppendReply) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
+pub(super) fn append_result(reply: wire::AppendReply) -> Result<StreamAppendResult<TypeConfig>, DecodeError> {
     match reply.outcome.ok_or_else(|| DecodeError("outcome is missing".into()))? {
         wire::append_reply::Outcome::Flushed(upto) => Ok(Ok(upto.last.map(raft_id_from_wire))),
         wire::append_reply::Outcome::Conflict(id) => Ok(Err(StreamAppendError::Conflict(raft_id_from_wire(id)))),

@@ -10,7 +10,10 @@ use std::{
 use futures_util::{Stream, StreamExt, stream};
 use openraft::{
     Snapshot, SnapshotMeta, StoredMembership,
-    raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderError, TransferLeaderRequest, VoteRequest},
+    raft::{
+        AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
+        VoteRequest,
+    },
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -110,7 +113,7 @@ fn failed(err: impl std::fmt::Display) -> Status {
     Status::unavailable(err.to_string())
 }
 
-fn append_request(it: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
+pub(super) fn append_request(it: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
     Ok(AppendEntriesRequest {
         vote: vote_from_wire(it.vote)?,
         prev_log_id: it.previous.map(place_from_wire).transpose()?,
@@ -119,18 +122,27 @@ fn append_request(it: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeCo
     })
 }
 
-fn vote_request(it: &wire::VoteRequest) -> Result<VoteRequest<TypeConfig>, DecodeError> {
+pub(super) fn vote_request(it: &wire::VoteRequest) -> Result<VoteRequest<TypeConfig>, DecodeError> {
     let mut request = VoteRequest::new(vote_from_wire(it.vote)?, it.last.map(raft_id_from_wire));
     request.leadership_transfer = it.leadership_transfer;
     Ok(request)
 }
 
-fn vote_reply(it: &openraft::raft::VoteResponse<TypeConfig>) -> wire::VoteReply {
+pub(super) fn vote_reply(it: &openraft::raft::VoteResponse<TypeConfig>) -> wire::VoteReply {
     wire::VoteReply {
         vote: Some(vote_to_wire(&it.vote)),
         granted: it.vote_granted,
         last: it.last_log_id.as_ref().map(raft_id_to_wire),
     }
+}
+
+pub(super) fn append_reply(result: StreamAppendResult<TypeConfig>) -> wire::AppendReply {
+    let outcome = match result {
+        Ok(upto) => wire::append_reply::Outcome::Flushed(wire::Upto { last: upto.as_ref().map(raft_id_to_wire) }),
+        Err(StreamAppendError::Conflict(id)) => wire::append_reply::Outcome::Conflict(raft_id_to_wire(&id)),
+        Err(StreamAppendError::HigherVote(vote)) => wire::append_reply::Outcome::HigherVote(vote_to_wire(&vote)),
+    };
+    wire::AppendReply { outcome: Some(outcome) }
 }
 
 #[tonic::async_trait]
@@ -163,18 +175,7 @@ impl Peer for PeerService {
                 }
             }
         });
-        let replies = self.core.raft.stream_append(requests).map(|result| {
-            let outcome = match result.map_err(failed)? {
-                Ok(upto) => {
-                    wire::append_reply::Outcome::Flushed(wire::Upto { last: upto.as_ref().map(raft_id_to_wire) })
-                }
-                Err(StreamAppendError::Conflict(id)) => wire::append_reply::Outcome::Conflict(raft_id_to_wire(&id)),
-                Err(StreamAppendError::HigherVote(vote)) => {
-                    wire::append_reply::Outcome::HigherVote(vote_to_wire(&vote))
-                }
-            };
-            Ok(wire::AppendReply { outcome: Some(outcome) })
-        });
+        let replies = self.core.raft.stream_append(requests).map(|result| Ok(append_reply(result.map_err(failed)?)));
         Ok(Response::new(replies.boxed()))
     }
 
