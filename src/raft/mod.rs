@@ -1,4 +1,5 @@
 //! Consensus by openraft: the adapters between it and our log, state, peers and proposals. The only place that names it.
+mod contact;
 mod convert;
 mod forward;
 #[doc(hidden)]
@@ -13,7 +14,7 @@ mod runtime;
 mod service;
 mod state_machine;
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 
@@ -82,6 +83,8 @@ pub struct Options {
     pub snapshots: SnapshotPolicy,
     /// Only a simulation has one: all chance is drawn from it, and nothing runs on another thread.
     pub seed: Option<u64>,
+    /// Where clients find this node: members that send theirs away may name it. `None`: nowhere.
+    pub http: Option<SocketAddr>,
 }
 
 impl Options {
@@ -94,6 +97,7 @@ impl Options {
             election_max: Duration::from_millis(750),
             snapshots: SnapshotPolicy::default(),
             seed: None,
+            http: None,
         }
     }
 

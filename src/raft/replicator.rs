@@ -5,6 +5,7 @@ use std::{
     fmt,
     future::Future,
     io,
+    net::SocketAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -22,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    MemberNode, Options, Peers, Raft, RaftLog, RaftState, forward, membership,
+    MemberNode, Options, Peers, Raft, RaftLog, RaftState, contact, forward, membership,
     network::NetworkFactory,
     read_index::{self, ReadIndex},
     runtime, service,
@@ -32,8 +33,8 @@ use crate::{
     net::Connection,
     planted::{self, Bug},
     replication::{
-        Administration, AdministrationError, Applier, BoxFuture, Member, ProposeError, Replicator, Role, Status,
-        wait_applied,
+        Administration, AdministrationError, Applier, BoxFuture, Contact, Member, ProposeError, Replicator, Role,
+        Status, wait_applied,
     },
     storage::{LogStore, codec},
     types::{Consistency, Proposal, Reply, Revision, limits},
@@ -85,6 +86,8 @@ pub(super) struct Core {
     log: Arc<dyn LogStore>,
     node: u64,
     pub(super) seed: Option<u64>,
+    /// Where clients find this node.
+    pub(super) http: Option<SocketAddr>,
     caught_up: AtomicBool,
 }
 
@@ -132,6 +135,7 @@ impl RaftReplicator {
             log,
             node: options.node,
             seed: options.seed,
+            http: options.http,
             caught_up: AtomicBool::new(false),
         });
         let (queue, proposals) = mpsc::channel(limits::PROPOSALS_QUEUED_MAX);
@@ -238,6 +242,19 @@ impl Core {
 
     pub(super) fn is_me(&self, node: u64) -> bool {
         self.node == node
+    }
+
+    /// All members but this one, and where they talk to members.
+    pub(super) fn others(&self) -> Vec<(u64, String)> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership().nodes();
+        members.filter(|(id, _)| !self.is_me(**id)).map(|(id, node)| (*id, node.member_address.clone())).collect()
+    }
+
+    /// Whether this node has all it needs to serve clients.
+    pub(super) fn serves(&self) -> bool {
+        self.caught_up.load(Ordering::Acquire) && self.leader().is_some()
     }
 }
 
@@ -405,5 +422,9 @@ impl Administration for RaftReplicator {
 
     fn transfer_leadership(&self, to: u64) -> BoxFuture<'_, Result<(), AdministrationError>> {
         Box::pin(membership::administer(&self.core, membership::Request::TransferLeadership(to)))
+    }
+
+    fn contacts(&self) -> BoxFuture<'_, Vec<Contact>> {
+        Box::pin(contact::ask_all(&self.core))
     }
 }

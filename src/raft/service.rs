@@ -23,7 +23,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
 
 use super::{
-    TypeConfig,
+    TypeConfig, contact,
     convert::{
         entry_from_wire, membership_from_wire, place_from_wire, raft_id_from_wire, raft_id_to_wire, vote_from_wire,
         vote_to_wire,
@@ -278,6 +278,11 @@ impl Peer for PeerService {
             Err(AdministrationError::Unavailable(why)) => wire::administer_reply::Outcome::Unavailable(why),
         };
         Ok(Response::new(wire::AdministerReply { outcome: Some(outcome) }))
+    }
+
+    async fn contact(&self, request: Request<wire::ContactRequest>) -> Result<Response<wire::ContactReply>, Status> {
+        self.core.peers.check(request.into_inner().caller.as_ref())?;
+        Ok(Response::new(contact::answer(self.core.http, self.core.serves())))
     }
 }
 

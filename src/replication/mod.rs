@@ -36,6 +36,9 @@ pub trait Administration: Send + Sync + 'static {
     fn remove(&self, node: u64) -> BoxFuture<'_, Result<(), AdministrationError>>;
     /// Makes another voter the leader.
     fn transfer_leadership(&self, to: u64) -> BoxFuture<'_, Result<(), AdministrationError>>;
+    /// Asks every other member where its clients find it, and whether it can serve them. Takes no longer than a moment: who
+    /// does not answer in that cannot.
+    fn contacts(&self) -> BoxFuture<'_, Vec<Contact>>;
 }
 
 /// A node of the cluster.
@@ -47,6 +50,15 @@ pub struct Member {
     pub member_address: String,
     /// Where it serves HTTP, `host:port`; empty when it has not said so yet.
     pub http_address: String,
+}
+
+/// Another member, as this node reaches it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// The member; `http_address` is empty unless it answered.
+    pub member: Member,
+    /// Whether it can serve clients.
+    pub ready: bool,
 }
 
 /// What a member does.

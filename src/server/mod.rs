@@ -28,7 +28,7 @@ use tokio::{
 pub use node::{MemberOptions, Mode};
 pub use options::Options;
 
-use self::node::{Node, Storage};
+use self::node::{Node, Place};
 use crate::{
     admin,
     clock::{Clock, SystemClock},
@@ -90,12 +90,12 @@ impl Server {
         let grpc_address = grpc_listener.local_addr().map_err(|err| StartError::caused("listen", err))?;
         let metrics = Metrics::new();
         let (stopping, stopped) = watch::channel(false);
-        let storage = Storage { data: options.data.clone(), snapshots: options.snapshots };
+        let place = Place { data: options.data.clone(), snapshots: options.snapshots, http: http_address };
         let until_stopped = {
             let mut stopped = stopped.clone();
             async move { drop(stopped.wait_for(|it| *it).await) }
         };
-        let node = Node::start(&storage, &options.mode, &metrics, until_stopped).await?;
+        let node = Node::start(&place, &options.mode, &metrics, until_stopped).await?;
         let services = Arc::new(Services::new(
             Arc::new(SystemClock),
             node.replicator.clone(),

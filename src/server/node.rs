@@ -83,22 +83,23 @@ pub(super) struct Node {
     _data: Arc<Mutex<DataDir>>,
 }
 
-/// Where a node keeps things and when it writes snapshots.
-pub(super) struct Storage {
+/// Where a node keeps things, when it writes snapshots, and where it serves.
+pub(super) struct Place {
     pub(super) data: PathBuf,
     pub(super) snapshots: SnapshotPolicy,
+    pub(super) http: SocketAddr,
 }
 
 impl Node {
     pub(super) async fn start(
-        storage: &Storage,
+        place: &Place,
         mode: &Mode,
         metrics: &Metrics,
         stopped: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Self, StartError> {
-        let data = DataDir::open(&storage.data).map_err(StartError::new)?;
+        let data = DataDir::open(&place.data).map_err(StartError::new)?;
         let identity = data.identity().map_err(StartError::new)?;
-        check_mode(mode, identity.as_ref(), &storage.data)?;
+        check_mode(mode, identity.as_ref(), &place.data)?;
         let member_listener = match mode {
             Mode::Standalone => None,
             Mode::Member(member) => Some(super::bind(member.listen, "members", "--member-port").await?),
@@ -121,7 +122,7 @@ impl Node {
         let reader = state.clone().reader();
         match (mode, member_listener) {
             (Mode::Member(member), Some(listener)) => {
-                let raft = start_member(storage, member, identity, &data, log, applier, metrics).await?;
+                let raft = start_member(place, member, identity, &data, log, applier, metrics).await?;
                 let serving = raft.serve_members(listener, stopped);
                 tokio::spawn(async move {
                     if let Err(err) = serving.await {
@@ -141,7 +142,7 @@ impl Node {
             }
             (Mode::Standalone, _) | (Mode::Member(_), None) => {
                 save_identity(&data, &Identity { node: 0, cluster: 0, mode: NodeMode::Standalone })?;
-                let policy = storage.snapshots;
+                let policy = place.snapshots;
                 // Replaying reads and applies without a pause: not on a thread that others need.
                 let standalone = tokio::task::spawn_blocking(move || Standalone::start(log, applier, policy))
                     .await
@@ -205,7 +206,7 @@ fn save_identity(data: &Mutex<DataDir>, identity: &Identity) -> Result<(), Start
 }
 
 async fn start_member(
-    storage: &Storage,
+    place: &Place,
     member: &MemberOptions,
     identity: Option<Identity>,
     data: &Arc<Mutex<DataDir>>,
@@ -243,8 +244,9 @@ async fn start_member(
         heartbeat: member.heartbeat,
         election_min: member.election.0,
         election_max: member.election.1,
-        snapshots: storage.snapshots,
         seed: None,
+        snapshots: place.snapshots,
+        http: Some(place.http),
     };
     let peers = Peers::new(node, cluster);
     let raft = RaftReplicator::start(&options, log, applier, peers, metrics.clone())

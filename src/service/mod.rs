@@ -8,7 +8,11 @@ use std::{fmt, sync::Arc};
 pub use config::{Filter, Found, Listed, Page, Read, Written};
 pub use listen::{Interest, Seen};
 
-pub use crate::{state_machine::ClientLabels, watch::Watcher};
+pub use crate::{
+    replication::{Contact, Member},
+    state_machine::ClientLabels,
+    watch::Watcher,
+};
 
 use crate::{
     clock::Clock,
@@ -50,6 +54,14 @@ impl Services {
     /// Changes of the cluster, where there is one.
     pub fn administration(&self) -> Option<&Arc<dyn Administration>> {
         self.administration.as_ref()
+    }
+
+    /// The other members, as this node reaches them now; none where there are no others.
+    pub async fn contacts(&self) -> Vec<Contact> {
+        match &self.administration {
+            Some(administration) => administration.contacts().await,
+            None => Vec::new(),
+        }
     }
 
     /// The last revision that this node has applied.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::patterns::Patterns;
+use super::{farewell::Successor, patterns::Patterns};
 use tokio::{
     sync::{OnceCell, watch},
     time::Instant,
@@ -241,6 +241,8 @@ struct All {
     next: u64,
     /// No more are taken, once this is so.
     draining: bool,
+    /// Where those that are there are sent then.
+    successors: Vec<Successor>,
     connections: BTreeMap<u64, Arc<Connection>>,
 }
 
@@ -265,6 +267,13 @@ impl Connections {
         self.all().draining
     }
 
+    /// Where this client is sent: not all to the same server. `None`: it finds one itself.
+    pub(super) fn successor(&self, id: u64) -> Option<Successor> {
+        let successors = &self.all().successors;
+        let at = (id as usize).checked_rem(successors.len())?;
+        successors.get(at).cloned()
+    }
+
     /// Takes a client in; `None` when the server is about to stop.
     pub(super) fn enter(&self, connection: &Arc<Connection>) -> Option<u64> {
         let mut all = self.all();
@@ -284,11 +293,12 @@ impl Connections {
         self.count.send_replace(all.connections.len());
     }
 
-    pub(super) async fn drain(&self, grace: Duration) {
+    pub(super) async fn drain(&self, grace: Duration, successors: Vec<Successor>) {
         let until = Instant::now() + grace;
         let everybody: Vec<Arc<Connection>> = {
             let mut all = self.all();
             all.draining = true;
+            all.successors = successors;
             all.connections.values().cloned().collect()
         };
         for connection in everybody {

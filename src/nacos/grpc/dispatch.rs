@@ -110,6 +110,10 @@ async fn handle(
     payload: &Payload,
 ) -> Result<Payload, Box<Payload>> {
     match handler {
+        // A client in Go that was told to go, but not where, asks this first and stays if it is answered.
+        Handler::Health if api.connections.is_draining() => {
+            Err(Box::new(error(code::OVER_THRESHOLD, "this server is stopping; go to another one")))
+        }
         Handler::Health => Ok(Payload::new("HealthCheckResponse", &Outcome::ok())),
         Handler::PushAck => Ok(Payload::new("PushAckResponse", &Outcome::ok())),
         Handler::Query => requests::query(api, connection, read(payload)?).await,

@@ -4,6 +4,7 @@
 //! spreads the two over several connections breaks the protocol.
 mod connection;
 mod dispatch;
+mod farewell;
 mod patterns;
 mod push;
 mod requests;
@@ -60,9 +61,13 @@ impl Api {
         self.next_request.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends every client away and waits until they are gone, but no longer than `grace`.
+    /// Sends every client to another member and waits until they are gone, but no longer than `grace`.
     pub async fn drain(&self, grace: Duration) {
-        self.connections.drain(grace).await;
+        let others = self.services.contacts().await;
+        let status = self.services.status();
+        let own = status.members.iter().find(|(member, _)| member.node == status.node);
+        let own = own.map_or("", |(member, _)| &*member.member_address);
+        self.connections.drain(grace, farewell::successors(own, &others)).await;
     }
 }
 

@@ -18,6 +18,7 @@ use tonic::{Status, Streaming};
 use super::{
     Api,
     connection::{Connection, Spelling},
+    farewell,
     transport::Transport,
 };
 use crate::{
@@ -261,7 +262,7 @@ impl Client {
         }
         if farewell.is_some() && !self.told_to_go {
             self.told_to_go = true;
-            return Next::Send(internal("ConnectResetRequest", api));
+            return Next::Send(farewell::reset(api, api.connections.successor(self.id).as_ref()));
         }
         if let Some(payload) = self.first.pop_front() {
             return Next::Send(payload);

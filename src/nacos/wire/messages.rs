@@ -295,7 +295,25 @@ pub struct SetupAckRequest {
     pub module: &'static str,
 }
 
-/// To a client: are you there, or: go to another server.
+/// To a client: go to another server.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectResetRequest<'a> {
+    /// Empty.
+    pub headers: BTreeMap<String, String>,
+    /// What the acknowledgement will name.
+    pub request_id: String,
+    /// The other server's host; left out, the client chooses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_ip: Option<&'a str>,
+    /// Its HTTP port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_port: Option<&'a str>,
+    /// `internal`.
+    pub module: &'static str,
+}
+
+/// To a client: are you there.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InternalRequest {

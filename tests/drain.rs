@@ -1,0 +1,124 @@
+//! What a member that stops says to its clients: where to go, if there is somewhere.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/grpc.rs"]
+mod grpc;
+#[path = "support/process.rs"]
+mod process;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    time::Duration,
+};
+
+use coracle::server::{MemberOptions, Options, Server};
+use grpc::{Client, PATIENCE};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+
+/// Members on these hosts, that serve clients there too.
+async fn members(dir: &Path, hosts: [&str; 3]) -> Vec<Server> {
+    let addresses: BTreeMap<u64, String> =
+        (1..).zip(hosts).map(|(id, host)| (id, format!("{host}:{}", process::free_port()))).collect();
+    let mut servers = Vec::new();
+    for (id, host) in (1..).zip(hosts) {
+        let member = MemberOptions::new(id, addresses.clone()).unwrap();
+        let mut options = Options::member(&dir.join(id.to_string()), member);
+        let host: IpAddr = host.parse().unwrap();
+        options.http.set_ip(host);
+        options.grpc.set_ip(host);
+        servers.push(Server::start(options).await.unwrap());
+    }
+    for server in &servers {
+        is_ready(server).await;
+    }
+    servers
+}
+
+async fn is_ready(server: &Server) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Some(why) = server.status().not_ready {
+        assert!(Instant::now() < deadline, "{why}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn client_of(server: &Server) -> Client {
+    let address = format!("http://{}", server.grpc_address());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Client::introduced(&address).await {
+            Ok(client) => return client,
+            Err(err) => assert!(Instant::now() < deadline, "{err}"),
+        }
+    }
+}
+
+/// What a client of a server that is stopping is told.
+async fn reset(client: &mut Client) -> Value {
+    let (kind, message) = timeout(PATIENCE, client.next()).await.unwrap().unwrap();
+    assert_eq!(kind, "ConnectResetRequest");
+    message
+}
+
+fn named(message: &Value) -> String {
+    format!("{}:{}", message["serverIp"].as_str().unwrap(), message["serverPort"].as_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_sent_to_members_that_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut servers = members(dir.path(), ["127.0.0.1", "127.0.0.2", "127.0.0.3"]).await;
+    let (third, second, first) = (servers.pop().unwrap(), servers.pop().unwrap(), servers.pop().unwrap());
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(client_of(&second).await);
+    }
+    let others: BTreeSet<String> = [&first, &third].map(|it| it.http_address().to_string()).into();
+    let stopping = tokio::spawn(second.stop());
+    let mut told = BTreeSet::new();
+    for mut client in clients {
+        told.insert(named(&reset(&mut client).await));
+    }
+    assert_eq!(told, others, "all of the others, and nobody else");
+    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+
+    // One is gone: who comes next names the one that is left.
+    is_ready(&third).await;
+    let mut client = client_of(&first).await;
+    let left = third.http_address().to_string();
+    let stopping = tokio::spawn(first.stop());
+    assert_eq!(named(&reset(&mut client).await), left);
+    drop(client);
+    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+
+    // Nobody is left, and the last one, without a majority, is asked no less.
+    let mut client = client_of(&third).await;
+    let stopping = tokio::spawn(third.stop());
+    let message = reset(&mut client).await;
+    assert!(message.get("serverIp").is_none() && message.get("serverPort").is_none(), "{message}");
+    drop(client);
+    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_share_a_host_are_not_named_and_a_health_check_says_to_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut servers = members(dir.path(), ["127.0.0.1"; 3]).await;
+    let stops = servers.remove(0);
+    let mut client = client_of(&stops).await;
+    let stopping = tokio::spawn(stops.stop());
+    let message = reset(&mut client).await;
+    assert!(message.get("serverIp").is_none() && message.get("serverPort").is_none(), "{message}");
+    let (kind, answer) = client.try_ask("HealthCheckRequest", &json!({})).await.unwrap();
+    assert_eq!((&*kind, &answer["errorCode"]), ("ErrorResponse", &json!(503)));
+    // What a client has to do before it has found another server is still done.
+    client.publish("a", "last words").await;
+    drop(client);
+    timeout(PATIENCE, stopping).await.unwrap().unwrap();
+    for server in servers {
+        server.stop().await;
+    }
+}
