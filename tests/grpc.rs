@@ -412,3 +412,25 @@ async fn a_push_never_overtakes_the_answer_to_a_listen_request() {
     assert!(overlapped > 0, "the change came after the comparison at least once");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_is_named_only_to_who_asks_for_it() {
+    let (_dir, server, address) = server().await;
+    let plain = Client::introduced(&address).await.unwrap();
+    let labels = json!({ "app_Vipserver-Tag": "t1" });
+    let mut tagged = Client::connect(&address).await;
+    tagged.setup(payload_of("ConnectionSetupRequest", &json!({ "clientVersion": "test", "labels": labels }))).await;
+    plain.publish("a", "formal").await;
+    let asked = json!({ "dataId": "a", "group": "G", "content": "gray", "additionMap": { "tag": "t1" } });
+    assert_eq!(plain.try_ask("ConfigPublishRequest", &asked).await.unwrap().1["success"], true);
+    let query = async |client: &Client, tag: Value| {
+        let (_, found) =
+            client.try_ask("ConfigQueryRequest", &json!({ "dataId": "a", "group": "G", "tag": tag })).await.unwrap();
+        (found["content"].clone(), found.get("tag").cloned())
+    };
+    assert_eq!(query(&plain, Value::Null).await, (json!("formal"), None));
+    assert_eq!(query(&plain, json!("t1")).await, (json!("gray"), Some(json!("t1"))));
+    // Clients in Go and Python take a boolean there, and lose the answer by a text.
+    assert_eq!(query(&tagged, Value::Null).await, (json!("gray"), None));
+    server.stop().await;
+}

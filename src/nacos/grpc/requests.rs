@@ -104,7 +104,9 @@ pub(super) async fn query(api: &Api, connection: &Connection, request: ConfigQue
         content_type: Some(content_type),
         md5: Some(record.content.digest().to_hex()),
         last_modified: record.modified_at.0,
-        tag: if let Variant::Tag(tag) = variant { Some(tag.as_str()) } else { None },
+        // Named only to who asked for it, as clients in Java can: those in Go and Python, which get it by their label, take
+        // no text here and lose the whole answer.
+        tag: if let Variant::Tag(found) = variant { tag.and(Some(found.as_str())) } else { None },
         beta: *variant == Variant::Beta,
     };
     Ok(Payload::new(QUERY_RESPONSE, &answer))
