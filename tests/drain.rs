@@ -17,6 +17,7 @@ use coracle::server::{MemberOptions, Options, Server};
 use grpc::{Client, PATIENCE};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
+use tonic::Code;
 
 /// Members on these hosts, that serve clients there too.
 async fn members(dir: &Path, hosts: [&str; 3]) -> Vec<Server> {
@@ -114,11 +115,28 @@ async fn members_that_share_a_host_are_not_named_and_a_health_check_says_to_go()
     assert!(message.get("serverIp").is_none() && message.get("serverPort").is_none(), "{message}");
     let (kind, answer) = client.try_ask("HealthCheckRequest", &json!({})).await.unwrap();
     assert_eq!((&*kind, &answer["errorCode"]), ("ErrorResponse", &json!(503)));
-    // What a client has to do before it has found another server is still done.
-    client.publish("a", "last words").await;
+    // Who comes now is not told to wait.
+    let (kind, answer) = client.try_ask("ServerCheckRequest", &json!({})).await.unwrap();
+    assert_eq!((&*kind, &answer["errorCode"]), ("ErrorResponse", &json!(503)));
     drop(client);
     timeout(PATIENCE, stopping).await.unwrap().unwrap();
     for server in servers {
         server.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_go_hears_of_it_by_its_next_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(Options::standalone(&dir.path().join("data"))).await.unwrap();
+    let mut client = Client::introduced(&format!("http://{}", server.grpc_address())).await.unwrap();
+    let stopping = tokio::spawn(server.stop());
+    assert_eq!(reset(&mut client).await.get("serverIp"), None);
+    let (_, stream) = client.stream.as_mut().unwrap();
+    let ended = timeout(PATIENCE, stream.message()).await.unwrap();
+    assert_eq!(ended.unwrap_err().code(), Code::Unavailable, "not just an end, which some clients do not mind");
+    // As clients in Python: a refusal sends them elsewhere, where a connection that broke does not.
+    let (kind, answer) = client.try_ask("ConfigQueryRequest", &json!({ "dataId": "a", "group": "G" })).await.unwrap();
+    assert_eq!((&*kind, &answer["errorCode"]), ("ErrorResponse", &json!(301)));
+    timeout(PATIENCE, stopping).await.unwrap().unwrap();
 }

@@ -23,7 +23,10 @@ const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// A connection sends this much before somebody has read it: so that a large content comes without waiting.
 const WINDOW_BYTES: u32 = 1 << 20;
 /// Clients that were told to go elsewhere have this long.
-const DRAIN: Duration = Duration::from_millis(800);
+const DRAIN: Duration = Duration::from_millis(600);
+/// Then the streams of those that did not go are ended, but their connections stay for this long: clients in Python know
+/// neither the word nor the end of a stream, only a request that is refused because they are not registered any more.
+const LINGER: Duration = Duration::from_millis(400);
 /// Requests in flight after that have this long.
 const FINISH: Duration = Duration::from_millis(300);
 
@@ -51,9 +54,11 @@ impl Serving {
         Self { api, stop, task }
     }
 
-    /// Sends the clients to other members, and ends when they are gone, or after about a second.
+    /// Sends the clients to other members, and ends when they are gone, or after about a second and a half.
     pub(super) async fn stop(self) {
-        self.api.drain(DRAIN).await;
+        if !self.api.drain(DRAIN).await {
+            sleep(LINGER).await;
+        }
         self.stop.send_replace(true);
         if let Err(err) = self.task.await {
             tracing::error!(%err, "serve gRPC");

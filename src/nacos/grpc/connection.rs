@@ -293,7 +293,8 @@ impl Connections {
         self.count.send_replace(all.connections.len());
     }
 
-    pub(super) async fn drain(&self, grace: Duration, successors: Vec<Successor>) {
+    /// `false`: some had to be cut off.
+    pub(super) async fn drain(&self, grace: Duration, successors: Vec<Successor>) -> bool {
         let until = Instant::now() + grace;
         let everybody: Vec<Arc<Connection>> = {
             let mut all = self.all();
@@ -309,5 +310,6 @@ impl Connections {
         if tokio::time::timeout_at(until + Duration::from_millis(200), gone).await.is_err() {
             tracing::warn!(left = self.count(), "some clients were still there");
         }
+        Instant::now() < until
     }
 }

@@ -51,6 +51,8 @@ const NAMING: &[(&str, &str)] = &[
     ("NamingFuzzyWatchRequest", "NamingFuzzyWatchResponse"),
 ];
 
+const STOPPING: &str = "this server is stopping; go to another one";
+
 /// An answer of the type that concerns the connection.
 pub(super) fn error(error_code: i32, message: impl Into<String>) -> Payload {
     Payload::new("ErrorResponse", &Outcome::failed(error_code, message))
@@ -111,9 +113,7 @@ async fn handle(
 ) -> Result<Payload, Box<Payload>> {
     match handler {
         // A client in Go that was told to go, but not where, asks this first and stays if it is answered.
-        Handler::Health if api.connections.is_draining() => {
-            Err(Box::new(error(code::OVER_THRESHOLD, "this server is stopping; go to another one")))
-        }
+        Handler::Health if api.connections.is_draining() => Err(Box::new(error(code::OVER_THRESHOLD, STOPPING))),
         Handler::Health => Ok(Payload::new("HealthCheckResponse", &Outcome::ok())),
         Handler::PushAck => Ok(Payload::new("PushAckResponse", &Outcome::ok())),
         Handler::Query => requests::query(api, connection, read(payload)?).await,
@@ -132,7 +132,11 @@ async fn handle(
 }
 
 fn server_check(api: &Api, transport: &Transport) -> Payload {
-    if !api.services.caught_up() || api.connections.is_draining() {
+    // Not "starting": clients in Go and Python would wait here for a second, and this server is gone then.
+    if api.connections.is_draining() {
+        return error(code::OVER_THRESHOLD, STOPPING);
+    }
+    if !api.services.caught_up() {
         return error(code::STARTING, "Server is starting,please try later.");
     }
     let answer =

@@ -61,13 +61,14 @@ impl Api {
         self.next_request.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends every client to another member and waits until they are gone, but no longer than `grace`.
-    pub async fn drain(&self, grace: Duration) {
+    /// Sends every client to another member and waits until they are gone, but no longer than `grace`. `false`: some did not
+    /// go by themselves.
+    pub async fn drain(&self, grace: Duration) -> bool {
         let others = self.services.contacts().await;
         let status = self.services.status();
         let own = status.members.iter().find(|(member, _)| member.node == status.node);
         let own = own.map_or("", |(member, _)| &*member.member_address);
-        self.connections.drain(grace, farewell::successors(own, &others)).await;
+        self.connections.drain(grace, farewell::successors(own, &others)).await
     }
 }
 

@@ -173,7 +173,7 @@ impl Pushes {
         true
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Payload>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Payload, Status>>> {
         loop {
             if self.poll_incoming(context).is_ready() {
                 return Poll::Ready(None);
@@ -183,8 +183,10 @@ impl Pushes {
                 return Poll::Ready(None);
             };
             match client.next(&self.api, context) {
-                Next::Send(payload) => return Poll::Ready(Some(payload)),
+                Next::Send(payload) => return Poll::Ready(Some(Ok(payload))),
                 Next::End => return Poll::Ready(None),
+                // An end without an error is none for a client in Python (3.2).
+                Next::Leave => return Poll::Ready(Some(Err(Status::unavailable("this server is stopping")))),
                 Next::Wait(due) => {
                     if self.timer.deadline() != due {
                         self.timer.as_mut().reset(due);
@@ -200,7 +202,7 @@ impl Stream for Pushes {
     type Item = Result<Payload, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll(context).map(|it| it.map(Ok))
+        self.poll(context)
     }
 }
 
@@ -219,6 +221,8 @@ enum Next {
     /// Nothing before this.
     Wait(Instant),
     End,
+    /// It was told to go and did not.
+    Leave,
 }
 
 impl Client {
@@ -258,7 +262,7 @@ impl Client {
         let now = Instant::now();
         let farewell = self.connection.poll_farewell(context.waker());
         if farewell.is_some_and(|until| now >= until) {
-            return Next::End;
+            return Next::Leave;
         }
         if farewell.is_some() && !self.told_to_go {
             self.told_to_go = true;
