@@ -413,6 +413,74 @@ async fn a_push_never_overtakes_the_answer_to_a_listen_request() {
     server.stop().await;
 }
 
+/// What `GET` of this target answers.
+async fn http_get(server: &Server, target: &str) -> (u16, Value) {
+    let (port, target) = (server.http_address().port(), target.to_owned());
+    let got = tokio::task::spawn_blocking(move || process::Http::connect(port).unwrap().get(&target).unwrap());
+    let (status, body) = got.await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+/// A client that calls itself by an address, and says what it is asked.
+async fn client_at(address: &str, ip: &str) -> Client {
+    let mut setup = payload_of("ConnectionSetupRequest", &json!({ "clientVersion": "test" }));
+    setup.metadata.as_mut().unwrap().client_ip = ip.to_owned();
+    let mut client = Client::connect(address).await;
+    client.setup(setup).await;
+    client
+}
+
+/// Answers one question by its name and the keys in it.
+async fn tell_metrics(client: &mut Client, name: &str) -> Value {
+    let (kind, question) = timeout(PATIENCE, client.next()).await.unwrap().unwrap();
+    assert_eq!(kind, "ClientConfigMetricRequest");
+    let answer = json!({ "requestId": question["requestId"], "resultCode": 200, "metrics": { name: "fine" } });
+    let (send, _) = client.stream.as_ref().unwrap();
+    send.send(payload_of("ClientConfigMetricResponse", &answer)).await.unwrap();
+    question
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_is_told_what_clients_say_of_themselves() {
+    let (_dir, server, address) = server().await;
+    let mut first = client_at(&address, "10.1.1.1").await;
+    let mut second = client_at(&address, "10.1.1.1").await;
+    let mut other = client_at(&address, "10.2.2.2").await;
+    let mute = client_at(&address, "10.3.3.3").await;
+
+    let asked = "/nacos/v1/cs/metrics/ip?ip=10.1.1.1&dataId=a&group=G";
+    let (told, one, two) =
+        tokio::join!(http_get(&server, asked), tell_metrics(&mut first, "one"), tell_metrics(&mut second, "two"));
+    assert_eq!(told, (200, json!({ "one": "fine", "two": "fine" })), "both of that address, and nobody else");
+    let key = |kind: &str, key: &str| json!({ "type": kind, "key": key });
+    let keys = json!([
+        key("cacheData", "a+G+public"),
+        key("cacheData", "a+G"),
+        key("snapshotData", "a+G+public"),
+        key("snapshotData", "a+G"),
+    ]);
+    assert_eq!((&one["metricsKeys"], &two["metricsKeys"]), (&keys, &keys));
+
+    let asked = "/nacos/v3/admin/cs/metrics/cluster?ip=10.2.2.2&dataId=a&groupName=G&namespaceId=n";
+    let (told, question) = tokio::join!(http_get(&server, asked), tell_metrics(&mut other, "other"));
+    assert_eq!(told, (200, json!({ "code": 0, "message": "success", "data": { "other": "fine" } })));
+    assert_eq!(question["metricsKeys"], json!([key("cacheData", "a+G+n"), key("snapshotData", "a+G+n")]));
+
+    // Who does not answer is left out, and is served as before.
+    assert_eq!(http_get(&server, "/nacos/v1/cs/metrics/ip?ip=10.3.3.3").await, (200, json!({})));
+    mute.publish("a", "still there").await;
+    assert_eq!(http_get(&server, "/nacos/v1/cs/metrics/ip?ip=10.9.9.9").await, (200, json!({})), "nobody is there");
+    for wrong in [
+        "/nacos/v1/cs/metrics/ip",
+        "/nacos/v1/cs/metrics/ip?ip=1&dataId=a",
+        "/nacos/v1/cs/metrics/ip?ip=1&dataId=%2B&group=G",
+    ] {
+        assert_eq!(http_get(&server, wrong).await.0, 400, "{wrong}");
+    }
+    assert_eq!(http_get(&server, "/nacos/v1/cs/metrics/else?ip=1").await.0, 404);
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tag_is_named_only_to_who_asks_for_it() {
     let (_dir, server, address) = server().await;

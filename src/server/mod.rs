@@ -104,23 +104,22 @@ impl Server {
             node.hub.clone(),
             metrics.clone(),
         ));
+        let clients = Arc::new(nacos::grpc::Api {
+            services: services.clone(),
+            metrics: metrics.clone(),
+            content_bytes_max: options.content_bytes_max,
+            connections: Arc::default(),
+            next_request: AtomicU64::new(1),
+        });
         let api = Arc::new(Api {
             services: services.clone(),
+            clients: clients.clone(),
             metrics: metrics.clone(),
             content_bytes_max: options.content_bytes_max,
             port: http_address.port(),
             stopping: stopped.clone(),
         });
-        let grpc = grpc::Serving::start(
-            grpc_listener,
-            Arc::new(nacos::grpc::Api {
-                services: services.clone(),
-                metrics: metrics.clone(),
-                content_bytes_max: options.content_bytes_max,
-                connections: Arc::default(),
-                next_request: AtomicU64::new(1),
-            }),
-        );
+        let grpc = grpc::Serving::start(grpc_listener, clients);
         let site = nacos::http::Site::new(api, admin::router(services.clone(), metrics));
         let serving = tokio::spawn(http::serve(listener, site, stopped));
         Ok(Self { node, services, http_address, grpc_address, grpc, stopping, serving, data: options.data, started })

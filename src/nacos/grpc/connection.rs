@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{farewell::Successor, patterns::Patterns};
+use super::{farewell::Successor, patterns::Patterns, questions::Questions};
 use tokio::{
     sync::{OnceCell, watch},
     time::Instant,
@@ -66,6 +66,7 @@ pub(super) struct Connection {
     pub(super) watcher: Watcher,
     listens: Mutex<BTreeMap<ConfigKey, Spellings>>,
     pub(super) patterns: Patterns,
+    pub(super) questions: Questions,
     /// Microseconds from [`Connection::began`] to the last sign of life.
     active: AtomicU64,
     began: Instant,
@@ -122,6 +123,7 @@ impl Connection {
             watcher,
             listens: Mutex::default(),
             patterns: Patterns::default(),
+            questions: Questions::default(),
             active: AtomicU64::new(0),
             began: Instant::now(),
             farewell: Mutex::default(),
@@ -265,6 +267,11 @@ impl Connections {
     /// Whether clients are being sent away.
     pub(super) fn is_draining(&self) -> bool {
         self.all().draining
+    }
+
+    /// Those that call themselves by this address, but not more than `most`.
+    pub(super) fn with_ip(&self, ip: &str, most: usize) -> Vec<Arc<Connection>> {
+        self.all().connections.values().filter(|it| it.labels.ip == ip).take(most).cloned().collect()
     }
 
     /// Where this client is sent: not all to the same server. `None`: it finds one itself.

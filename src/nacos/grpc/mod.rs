@@ -5,8 +5,10 @@
 mod connection;
 mod dispatch;
 mod farewell;
+mod metrics;
 mod patterns;
 mod push;
+mod questions;
 mod requests;
 mod transport;
 

@@ -129,7 +129,7 @@ impl Pushes {
         match serde_json::from_slice::<Acknowledgement>(&payload.json()) {
             // Clients answer with whatever type and result: the number is what counts.
             Ok(Acknowledgement { request_id: Some(id) }) => {
-                id.parse().into_iter().for_each(|id| client.acknowledged(id))
+                id.parse().into_iter().for_each(|id| client.acknowledged(id, payload))
             }
             Ok(Acknowledgement { request_id: None }) => {}
             Err(err) => tracing::debug!(connection = %self.transport.id, %err, "a message that is no JSON"),
@@ -242,7 +242,8 @@ impl Client {
     }
 
     /// Takes note of an acknowledgement.
-    fn acknowledged(&mut self, id: u64) {
+    fn acknowledged(&mut self, id: u64, payload: &Payload) {
+        self.connection.questions.answered(id, payload);
         if let Some(Flight { pushed: Pushed::Part(part), .. }) = self.land(id) {
             self.connection.patterns.settle(part);
         }
@@ -271,8 +272,11 @@ impl Client {
         if let Some(payload) = self.first.pop_front() {
             return Next::Send(payload);
         }
-        // Asked for first: a listen request that is answered from now on wakes who waits.
+        // Asked for first: a listen request that is answered, and a question that is asked from now on wakes who waits.
         self.connection.watcher.register_waker(context);
+        if let Some(payload) = self.connection.questions.next() {
+            return Next::Send(payload);
+        }
         let quiet_until = self.connection.quiet_until(now);
         while quiet_until.is_none()
             && let Some((pushed, tries)) = self.next_push(api, now, context)

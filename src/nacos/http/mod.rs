@@ -4,6 +4,7 @@ mod call;
 mod config;
 mod console;
 mod listener;
+mod metrics;
 mod params;
 mod parking;
 mod search;
@@ -37,6 +38,8 @@ const NACOS_VERSION: &str = "3.0.3";
 pub struct Api {
     /// What they translate to.
     pub services: Arc<Services>,
+    /// The clients over gRPC.
+    pub clients: Arc<super::grpc::Api>,
     /// What they count.
     pub metrics: Metrics,
     /// The largest content, in bytes.
@@ -96,6 +99,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/nacos/v1/cs/configs/catalog", any(catalog))
         .route(LISTENER, any(listener))
         .route("/nacos/v1/cs/listener", any(subscribers))
+        .route("/nacos/v1/cs/metrics/{whose}", any(client_metrics))
+        .route("/nacos/v3/admin/cs/metrics/{whose}", any(client_metrics))
         .route("/nacos/v1/cs/health", get(|State(api): State<Arc<Api>>| async move { console::health(&api) }))
         .route("/nacos/v1/ns/operator/metrics", get(|| async { console::naming_metrics() }))
         .route("/nacos/v1/console/health/liveness", get(|| async { plain(StatusCode::OK, "OK") }))
@@ -207,6 +212,21 @@ async fn subscribers(State(api): State<Arc<Api>>, request: Request) -> Answer {
     }
 }
 
+async fn client_metrics(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    let call = match Call::read(&api, request).await {
+        Ok(call) if call.method == Method::GET => call,
+        Ok(call) => return wrong_method(&api, &call, "GET"),
+        Err(answer) => return answer,
+    };
+    let dialect = if call.path.starts_with("/nacos/v1/") { &metrics::V1 } else { &metrics::V3 };
+    match call.path.rsplit('/').next() {
+        // Releases of Nacos name it by one word or the other.
+        Some("ip" | "current") => metrics::here(&api, &call, dialect).await,
+        Some("cluster") => metrics::everywhere(&api, &call, dialect).await,
+        Some(_) | None => no_endpoint(&api, "GET", &call.path),
+    }
+}
+
 async fn namespaces(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let answer = match Call::read(&api, request).await {
         Ok(call) => console::namespaces(&api, call).await,
@@ -223,9 +243,11 @@ fn wrong_method(api: &Api, call: &Call, allowed: &'static str) -> Answer {
 }
 
 async fn unknown(State(api): State<Arc<Api>>, request: Request) -> impl IntoResponse {
-    let path = request.uri().path();
-    let message = format!("No endpoint {} {path}.", request.method());
-    spring(StatusCode::NOT_FOUND, api.services.now(), &message, path)
+    no_endpoint(&api, request.method().as_str(), request.uri().path())
+}
+
+fn no_endpoint(api: &Api, method: &str, path: &str) -> Answer {
+    spring(StatusCode::NOT_FOUND, api.services.now(), &format!("No endpoint {method} {path}."), path)
 }
 
 /// Real Nacos serves it; this server does not yet, and must not act as if it had.

@@ -283,6 +283,38 @@ pub fn parse_group_key(text: &str) -> Option<ConfigKey> {
     ConfigKey::new(&namespace, group, data_id).ok()
 }
 
+/// To a client: how is it with you, and with these keys.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientConfigMetricRequest {
+    /// Empty.
+    pub headers: BTreeMap<String, String>,
+    /// What the answer will name.
+    pub request_id: String,
+    /// Of which keys it is to tell.
+    pub metrics_keys: Vec<MetricsKey>,
+    /// `config`.
+    pub module: &'static str,
+}
+
+/// Of which key, and what.
+#[derive(Debug, Serialize)]
+pub struct MetricsKey {
+    /// `cacheData`: what the client has in memory; `snapshotData`: on its disk.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// `dataId+group` or `dataId+group+namespace`.
+    pub key: String,
+}
+
+/// What a client says of itself.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ClientConfigMetricResponse {
+    /// By names that each client chooses.
+    pub metrics: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
 /// To a client: what this server can do beyond the basics.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
