@@ -50,6 +50,12 @@ func (h *heard) has(content string) bool {
 	return false
 }
 
+func (h *heard) last() string {
+	h.Lock()
+	defer h.Unlock()
+	return h.contents[len(h.contents)-1]
+}
+
 func (h *heard) count() int {
 	h.Lock()
 	defer h.Unlock()
@@ -71,6 +77,10 @@ func check(holds bool, format string, args ...any) {
 }
 
 func client(namespace string, servers ...string) config_client.IConfigClient {
+	return labelled(nil, namespace, servers...)
+}
+
+func labelled(labels map[string]string, namespace string, servers ...string) config_client.IConfigClient {
 	var list []constant.ServerConfig
 	for _, address := range servers {
 		host, port, _ := strings.Cut(address, ":")
@@ -88,6 +98,7 @@ func client(namespace string, servers ...string) config_client.IConfigClient {
 		constant.WithLogDir(folder),
 		constant.WithCacheDir(folder),
 		constant.WithLogLevel("error"),
+		constant.WithAppConnLabels(labels),
 	)
 	made, err := clients.NewConfigClient(vo.NacosClientParam{ClientConfig: config, ServerConfigs: list})
 	must(err)
@@ -133,7 +144,7 @@ func until(what string, patience time.Duration, condition func() bool) {
 	}
 }
 
-func servers(command string) { must(exec.Command(os.Getenv("SERVERS"), command).Run()) }
+func servers(command ...string) { must(exec.Command(os.Getenv("SERVERS"), command...).Run()) }
 
 func exactBytes(it config_client.IConfigClient) {
 	for at, content := range []string{"配置: 值 🎉", "a\r\nb\r\n", "tail  \n\n", "\ttab = 1 & 2 % + ?"} {
@@ -240,6 +251,32 @@ func twoNodes(config_client.IConfigClient) {
 	}
 }
 
+func beta(it config_client.IConfigClient) {
+	publish(it, key("beta"), "formal")
+	told := listen(it, key("beta"))
+	time.Sleep(time.Second)
+	servers("beta", group, key("beta"), "mine", "gray")
+	until("the gray version", 10*time.Second, func() bool { return told.has("gray") })
+	check(get(it, key("beta")) == "gray", "reads another version than it was told of")
+	servers("stop-beta", group, key("beta"))
+	until("the formal version again", 10*time.Second, func() bool { return told.last() == "formal" })
+	servers("beta", group, key("beta"), "10.9.9.9", "for another")
+	time.Sleep(1500 * time.Millisecond)
+	check(told.last() == "formal" && get(it, key("beta")) == "formal", "got what is for another")
+}
+
+// A client with a label, beside one without.
+func tag(it config_client.IConfigClient) {
+	tagged := labelled(map[string]string{"Vipserver-Tag": "t1"}, "", addresses...)
+	publish(it, key("tag"), "formal")
+	told := listen(tagged, key("tag"))
+	time.Sleep(time.Second)
+	servers("tag", group, key("tag"), "t1", "gray")
+	until("the version of its tag", 10*time.Second, func() bool { return told.has("gray") })
+	check(get(tagged, key("tag")) == "gray", "reads another version than that of its tag")
+	check(get(it, key("tag")) == "formal", "reads what is for a tag")
+}
+
 func failover(command string, patience time.Duration) {
 	it := client("", addresses...)
 	publish(it, key(command), "before")
@@ -263,12 +300,17 @@ func rolling(config_client.IConfigClient) {
 		defer close(restarts)
 		servers("rolling")
 	}()
+	var errors []string
 	for at := 1; ; at++ {
-		content := fmt.Sprint("at ", at)
-		publishUntilDone(it, key("rolling"), content, 10*time.Second)
+		done, err := it.PublishConfig(vo.ConfigParam{DataId: key("rolling"), Group: group, Content: fmt.Sprint("at ", at)})
+		if !done || err != nil {
+			errors = append(errors, fmt.Sprintf("at %d: %v", at, err))
+		}
 		select {
 		case <-restarts:
-			until("the last content", 10*time.Second, func() bool { return told.has(content) })
+			publishUntilDone(it, key("rolling"), "the last", 10*time.Second)
+			until("the last content", 10*time.Second, func() bool { return told.has("the last") })
+			check(len(errors) == 0, "%d of %d publishes failed: %v", len(errors), at, errors)
 			return
 		case <-time.After(100 * time.Millisecond):
 		}
@@ -293,6 +335,8 @@ func main() {
 		{"listen: delete and create", deleteAndCreate},
 		{"100 listeners", func(it config_client.IConfigClient) { many(it, 100) }},
 		{"3000 listeners", func(it config_client.IConfigClient) { many(it, 3000) }},
+		{"beta", beta},
+		{"tag", tag},
 	}
 	if mode == "three" {
 		cases = append(cases,

@@ -20,7 +20,7 @@ logging.disable(logging.CRITICAL)
 class OldClient:
     """The blocking client, its callbacks as they come from its own threads."""
 
-    def __init__(self, addresses, namespace):
+    def __init__(self, addresses, namespace, _labels):
         import nacos
 
         self.client = nacos.NacosClient(addresses, namespace=namespace, logDir=tempfile.mkdtemp())
@@ -49,12 +49,12 @@ class OldClient:
 class NewClient:
     """The async client."""
 
-    def __init__(self, addresses, namespace):
+    def __init__(self, addresses, namespace, labels):
         from v2.nacos import ClientConfigBuilder
 
         builder = ClientConfigBuilder().server_address(addresses).namespace_id(namespace).log_level("ERROR")
         folder = tempfile.mkdtemp()
-        self.config = builder.log_dir(folder).cache_dir(folder).build()
+        self.config = builder.log_dir(folder).cache_dir(folder).app_conn_labels(labels).build()
 
     async def start(self):
         from v2.nacos import NacosConfigService
@@ -85,8 +85,8 @@ class NewClient:
         await self.service.shutdown()
 
 
-async def client(addresses=ADDRESSES, namespace=""):
-    made = (OldClient if OLD else NewClient)(addresses, namespace)
+async def client(addresses=ADDRESSES, namespace="", labels=None):
+    made = (OldClient if OLD else NewClient)(addresses, namespace, labels or {})
     await made.start()
     return made
 
@@ -117,8 +117,8 @@ async def publish_until_done(it, name, content, seconds=30):
         await asyncio.sleep(0.05)
 
 
-async def servers(command):
-    await asyncio.to_thread(subprocess.run, [os.environ["SERVERS"], command], check=True, stdout=subprocess.DEVNULL)
+async def servers(*command):
+    await asyncio.to_thread(subprocess.run, [os.environ["SERVERS"], *command], check=True, stdout=subprocess.DEVNULL)
 
 
 async def exact_bytes(it):
@@ -206,6 +206,38 @@ async def many(it, count):
     await until("all of 20", 30, lambda: all("told" in heard[at] for at in some))
 
 
+async def beta(_it):
+    it = await client()
+    heard = []
+    await it.publish(key("beta"), "formal")
+    await it.listen(key("beta"), heard)
+    await asyncio.sleep(1)
+    await servers("beta", "G", key("beta"), "mine", "gray")
+    await until("the gray version", 40 if OLD else 10, lambda: "gray" in heard)
+    assert await it.get(key("beta")) == "gray"
+    await servers("stop-beta", "G", key("beta"))
+    await until("the formal version again", 10, lambda: heard[-1] == "formal")
+    await servers("beta", "G", key("beta"), "10.9.9.9", "for another")
+    await asyncio.sleep(1.5)
+    assert heard[-1] == "formal", f"told {heard[-1]!r}"
+    assert await it.get(key("beta")) == "formal"
+    await it.close()
+
+
+async def tag(it):
+    """A client with a label, beside one without."""
+    tagged = await client(labels={"Vipserver-Tag": "t1"})
+    heard = []
+    await it.publish(key("tag"), "formal")
+    await tagged.listen(key("tag"), heard)
+    await asyncio.sleep(1)
+    await servers("tag", "G", key("tag"), "t1", "gray")
+    await until("the version of its tag", 10, lambda: "gray" in heard)
+    assert await tagged.get(key("tag")) == "gray"
+    assert await it.get(key("tag")) == "formal"
+    await tagged.close()
+
+
 async def two_nodes(_it):
     first, second = ADDRESSES.split(",")[:2]
     a, b = await client(first), await client(second)
@@ -243,14 +275,20 @@ async def rolling(_it):
     await it.listen(key("rolling"), heard)
     await asyncio.sleep(1)
     restarts = asyncio.create_task(servers("rolling"))
-    at = 0
+    at, errors = 0, []
     while not restarts.done():
         at += 1
-        await publish_until_done(it, key("rolling"), f"at {at}", seconds=10)
+        try:
+            if not await it.publish(key("rolling"), f"at {at}"):
+                errors.append(f"at {at}: refused")
+        except Exception as error:  # the SDK raises many kinds
+            errors.append(f"at {at}: {error}")
         await asyncio.sleep(0.1)
     await restarts
-    await until("the last content", 10, lambda: heard and heard[-1] == f"at {at}")
+    await publish_until_done(it, key("rolling"), "the last")
+    await until("the last content", 35 if OLD else 10, lambda: heard and heard[-1] == "the last")
     await it.close()
+    assert not errors, f"{len(errors)} of {at} publishes failed: {errors[0]}"
 
 
 async def main():
@@ -263,10 +301,11 @@ async def main():
         ("listen: first, second, same content", listening),
         ("listen: delete and create", delete_and_create),
         ("100 listeners", lambda it: many(it, 100)),
+        ("beta", beta),
     ]
     if not OLD:
-        # The old client has no compare-and-set, and pulls so many keys in processes of its own.
-        cases += [("cas", cas), ("3000 listeners", lambda it: many(it, 3000))]
+        # The old client has no compare-and-set and no labels, and pulls so many keys in processes of its own.
+        cases += [("cas", cas), ("3000 listeners", lambda it: many(it, 3000)), ("tag", tag)]
     if MODE == "three":
         cases += [
             ("two nodes", two_nodes),

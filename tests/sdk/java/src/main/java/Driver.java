@@ -19,7 +19,6 @@ import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
-import java.util.concurrent.locks.LockSupport;
 
 /** Tries the official Java client against running servers; one line of output for each case. */
 public class Driver {
@@ -74,6 +73,8 @@ public class Driver {
         test("100 listeners", () -> manyListeners(100, 100));
         test("3000 listeners", () -> manyListeners(3000, 20));
         test("public and blank namespace", Driver::publicNamespace);
+        test("beta", Gray::beta);
+        test("tag", Gray::tag);
         boolean patterns = PatternWatch.isKnown();
         if (patterns) test("pattern watch", PatternWatch::comesAndGoes);
         if ("three".equals(MODE)) {
@@ -116,6 +117,10 @@ public class Driver {
         Properties properties = new Properties();
         properties.setProperty("serverAddr", servers);
         if (namespace != null) properties.setProperty("namespace", namespace);
+        return client(properties);
+    }
+
+    static ConfigService client(Properties properties) throws Exception {
         ConfigService client = NacosFactory.createConfigService(properties);
         synchronized (clients) { clients.add(client); }
         return client;
@@ -163,12 +168,14 @@ public class Driver {
         return String.format("%032x", new BigInteger(1, sum));
     }
 
-    static void servers(String command) throws Exception {
-        Process process = new ProcessBuilder(System.getenv("SERVERS"), command)
+    static void servers(String... command) throws Exception {
+        List<String> words = new ArrayList<>(List.of(command));
+        words.add(0, System.getenv("SERVERS"));
+        Process process = new ProcessBuilder(words)
             .redirectInput(new File("/dev/null")).redirectErrorStream(true)
             .redirectOutput(ProcessBuilder.Redirect.appendTo(scriptLog)).start();
         int code = process.waitFor();
-        check(code == 0, "servers " + command + " ended with " + code);
+        check(code == 0, "servers " + String.join(" ", command) + " ended with " + code);
     }
 
     // The cases.
@@ -288,56 +295,34 @@ public class Driver {
         }
     }
 
+    /** No publish may fail, and the last one is told. */
     static void rolling() throws Exception {
         ConfigService c = client();
         Told told = listen(c, "rolling");
         AtomicBoolean stop = new AtomicBoolean();
-        Publisher publisher = new Publisher(c, stop);
-        Future<?> running = threads.submit(publisher, null);
+        List<String> failures = new ArrayList<>();
+        Future<Integer> running = threads.submit(() -> {
+            int number = 0;
+            while (!stop.get()) {
+                number++;
+                try {
+                    if (!c.publishConfig(RUN + "rolling", GROUP, "number " + number)) failures.add(number + ": refused");
+                } catch (Exception e) {
+                    failures.add(number + ": " + e);
+                }
+                Thread.sleep(100);
+            }
+            return number;
+        });
         try {
             servers("rolling");
         } finally {
             stop.set(true);
         }
-        running.get();
-        told.await("number " + publisher.number, 10_000);
-        check(publisher.outage == null, publisher.outage);
-    }
-
-    /** Publishes numbers until told to stop, and then until the last is acknowledged. */
-    static class Publisher implements Runnable {
-        final ConfigService client;
-        final AtomicBoolean stop;
-        int number;
-        /** The latest run of failures that was too long. */
-        String outage;
-
-        Publisher(ConfigService client, AtomicBoolean stop) {
-            this.client = client;
-            this.stop = stop;
-        }
-
-        @Override public void run() {
-            int failed = 0;
-            int failedInAll = 0;
-            long since = 0;
-            while (!stop.get() || failed > 0) {
-                long start = System.currentTimeMillis();
-                if (tryPublish(client, "rolling", "number " + ++number)) {
-                    failed = 0;
-                } else {
-                    if (failed++ == 0) since = start;
-                    failedInAll++;
-                    long lasted = System.currentTimeMillis() - since;
-                    if (failed > 3 && lasted > 10_000) {
-                        outage = failed + " publishes failed in a row, for " + lasted + " ms; "
-                            + failedInAll + " of " + number + " in all";
-                    }
-                }
-                LockSupport.parkNanos(100_000_000);
-            }
-            System.err.println("rolling: " + failedInAll + " of " + number + " publishes failed");
-        }
+        int number = running.get();
+        publishUntilTrue(c, "rolling", "the last");
+        told.await("the last", 10_000);
+        check(failures.isEmpty(), failures.size() + " of " + number + " publishes failed: " + failures);
     }
 
     static void restarted() throws Exception {
