@@ -1,39 +1,19 @@
 //! Drives the Rust client `nacos-sdk`: one line for each case.
-use std::{
-    env, process,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, env, sync::Arc, time::Duration};
 
 use md5::{Digest, Md5};
 use nacos_sdk::api::{
     config::{ConfigChangeListener, ConfigResponse, ConfigService, ConfigServiceBuilder},
     props::ClientProps,
 };
-use tokio::time::{Instant, sleep, timeout};
+use sdk_driver::{Failure, GROUP, Heard, Outcome, PUBLISHED, check, rolling, run, servers, until, until_done};
+use tokio::{task::JoinSet, time::sleep};
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-type Outcome = Result<(), Failure>;
+struct Listener(Arc<Heard>);
 
-const GROUP: &str = "G";
-
-/// What a listener was told, in order.
-#[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
-
-impl Heard {
-    fn has(&self, content: &str) -> bool {
-        self.0.lock().unwrap().iter().any(|it| it == content)
-    }
-
-    fn count(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-}
-
-impl ConfigChangeListener for Heard {
+impl ConfigChangeListener for Listener {
     fn notify(&self, response: ConfigResponse) {
-        self.0.lock().unwrap().push(response.content().clone());
+        self.0.add(response.content());
     }
 }
 
@@ -43,12 +23,12 @@ struct Driver {
     client: ConfigService,
 }
 
-fn check(holds: bool, why: impl Into<String>) -> Outcome {
-    if holds { Ok(()) } else { Err(why.into().into()) }
+async fn client(addresses: &str, namespace: &str) -> Result<ConfigService, Failure> {
+    labelled(addresses, namespace, HashMap::new()).await
 }
 
-async fn client(addresses: &str, namespace: &str) -> Result<ConfigService, Failure> {
-    let props = ClientProps::new().server_addr(addresses).namespace(namespace).app_name("driver");
+async fn labelled(addresses: &str, namespace: &str, labels: HashMap<String, String>) -> Result<ConfigService, Failure> {
+    let props = ClientProps::new().server_addr(addresses).namespace(namespace).app_name("driver").labels(labels);
     Ok(ConfigServiceBuilder::new(props).build().await?)
 }
 
@@ -57,40 +37,14 @@ async fn publish(client: &ConfigService, key: &str, content: &str) -> Outcome {
     check(done, format!("publish {content:?}: refused"))
 }
 
-/// A write may be refused while there is no leader; nothing was written then.
-async fn publish_until_done(client: &ConfigService, key: &str, content: &str) -> Outcome {
-    let end = Instant::now() + Duration::from_secs(30);
-    loop {
-        match publish(client, key, content).await {
-            Ok(()) => return Ok(()),
-            Err(err) if Instant::now() > end => return Err(err),
-            Err(_) => sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
 async fn get(client: &ConfigService, key: &str) -> Result<String, Failure> {
     Ok(client.get_config(key.into(), GROUP.into()).await?.content().clone())
 }
 
 async fn listen(client: &ConfigService, key: &str) -> Result<Arc<Heard>, Failure> {
     let heard = Arc::<Heard>::default();
-    client.add_listener(key.into(), GROUP.into(), heard.clone()).await?;
+    client.add_listener(key.into(), GROUP.into(), Arc::new(Listener(heard.clone()))).await?;
     Ok(heard)
-}
-
-async fn until(what: &str, seconds: u64, condition: impl Fn() -> bool) -> Outcome {
-    let end = Instant::now() + Duration::from_secs(seconds);
-    while !condition() {
-        check(Instant::now() < end, format!("{what}: not within {seconds} s"))?;
-        sleep(Duration::from_millis(10)).await;
-    }
-    Ok(())
-}
-
-async fn servers(command: &str) -> Outcome {
-    let status = tokio::process::Command::new(env::var("SERVERS")?).arg(command).status().await?;
-    check(status.success(), format!("servers {command}"))
 }
 
 impl Driver {
@@ -158,19 +112,61 @@ impl Driver {
         check(heard.count() == count, "told of the same content")
     }
 
-    async fn many(&self) -> Outcome {
-        let mut heard = Vec::new();
-        for at in 0..100 {
-            let key = self.key(&format!("many-{at}"));
-            // This client does not listen to a key that is not there yet.
-            publish(&self.client, &key, "before").await?;
-            heard.push((listen(&self.client, &key).await?, key));
+    async fn many(&self, count: usize) -> Outcome {
+        let mut listening = JoinSet::new();
+        // Not all at once: this client asks for each key when it begins to listen.
+        for first in 0..PUBLISHED {
+            let keys: Vec<String> =
+                (first..count).step_by(PUBLISHED).map(|at| self.key(&format!("many{count}-{at}"))).collect();
+            let client = self.client.clone();
+            listening.spawn(async move {
+                let mut heard = Vec::new();
+                for key in keys {
+                    // This client does not listen to a key that is not there yet.
+                    publish(&client, &key, "before").await?;
+                    heard.push((listen(&client, &key).await?, key));
+                }
+                Ok::<_, Failure>(heard)
+            });
+        }
+        let mut told = Vec::new();
+        while let Some(heard) = listening.join_next().await {
+            told.extend(heard??.pop());
         }
         sleep(Duration::from_secs(2)).await;
-        for (_, key) in heard.iter().step_by(5) {
+        for (_, key) in &told {
             publish(&self.client, key, "told").await?;
         }
-        until("all of 20", 30, || heard.iter().step_by(5).all(|(heard, _)| heard.has("told"))).await
+        until("all of 20", 30, || told.iter().all(|(heard, _)| heard.has("told"))).await
+    }
+
+    async fn beta(&self) -> Outcome {
+        let key = self.key("beta");
+        publish(&self.client, &key, "formal").await?;
+        let heard = listen(&self.client, &key).await?;
+        sleep(Duration::from_secs(1)).await;
+        servers(&["beta", GROUP, &key, "mine", "gray"]).await?;
+        until("the gray version", 10, || heard.has("gray")).await?;
+        check(get(&self.client, &key).await? == "gray", "reads another version than it was told of")?;
+        servers(&["stop-beta", GROUP, &key]).await?;
+        until("the formal version again", 10, || heard.last() == "formal").await?;
+        servers(&["beta", GROUP, &key, "10.9.9.9", "for another"]).await?;
+        sleep(Duration::from_millis(1_500)).await;
+        check(heard.last() == "formal" && get(&self.client, &key).await? == "formal", "got what is for another")
+    }
+
+    /// A client with a label, beside one without.
+    async fn tag(&self) -> Outcome {
+        let labels = HashMap::from([("app_Vipserver-Tag".into(), "t1".into())]);
+        let tagged = labelled(&self.addresses, "", labels).await?;
+        let key = self.key("tag");
+        publish(&self.client, &key, "formal").await?;
+        let heard = listen(&tagged, &key).await?;
+        sleep(Duration::from_secs(1)).await;
+        servers(&["tag", GROUP, &key, "t1", "gray"]).await?;
+        until("the version of its tag", 10, || heard.has("gray")).await?;
+        check(get(&tagged, &key).await? == "gray", "reads another version than that of its tag")?;
+        check(get(&self.client, &key).await? == "formal", "reads what is for a tag")
     }
 
     async fn two_nodes(&self) -> Outcome {
@@ -198,9 +194,20 @@ impl Driver {
         publish(&client, &key, "before").await?;
         let heard = listen(&client, &key).await?;
         sleep(Duration::from_secs(1)).await;
-        servers(command).await?;
-        publish_until_done(&client, &key, "after").await?;
+        servers(&[command]).await?;
+        until_done(|| publish(&client, &key, "after")).await?;
         until("the change after it", 75, || heard.has("after")).await
+    }
+
+    async fn restarts(&self) -> Outcome {
+        let client = client(&self.addresses, "").await?;
+        let key = self.key("rolling");
+        publish(&client, &key, "before").await?;
+        let heard = listen(&client, &key).await?;
+        let rolled = rolling(async |content: String| publish(&client, &key, &content).await).await;
+        until_done(|| publish(&client, &key, "the last")).await?;
+        until("the last content", 75, || heard.has("the last")).await?;
+        rolled
     }
 
     async fn case(&self, name: &str) -> Outcome {
@@ -211,9 +218,13 @@ impl Driver {
             "remove" => self.remove().await,
             "namespaces" => self.namespaces().await,
             "listen: first, second, same content" => self.listening().await,
-            "100 listeners" => self.many().await,
+            "100 listeners" => self.many(100).await,
+            "3000 listeners" => self.many(3_000).await,
+            "beta" => self.beta().await,
+            "tag" => self.tag().await,
             "two nodes" => self.two_nodes().await,
             "leader killed" => self.failover("kill-leader").await,
+            "rolling restart" => self.restarts().await,
             "server restarted" => self.failover("restart").await,
             _ => Err("there is no such case".into()),
         }
@@ -223,9 +234,9 @@ impl Driver {
 #[tokio::main]
 async fn main() -> Outcome {
     let version = env::args().nth(1).ok_or("say which version this is")?;
-    let (mode, addresses) = (env::var("CORACLE_MODE")?, env::var("CORACLE_SERVERS")?);
-    let run = format!("{:08x}", rand::random::<u32>());
-    let driver = Driver { run, client: client(&addresses, "").await?, addresses };
+    let addresses = env::var("CORACLE_SERVERS")?;
+    let run_id = format!("{:08x}", rand::random::<u32>());
+    let driver = Driver { run: run_id, client: client(&addresses, "").await?, addresses };
     let mut cases = vec![
         "exact bytes",
         "1 MiB",
@@ -234,14 +245,11 @@ async fn main() -> Outcome {
         "namespaces",
         "listen: first, second, same content",
         "100 listeners",
+        "3000 listeners",
+        "beta",
+        "tag",
     ];
-    cases.extend(if mode == "three" { &["two nodes", "leader killed"][..] } else { &["server restarted"] });
-    for name in cases {
-        let ran = timeout(Duration::from_secs(120), driver.case(name)).await;
-        match ran.unwrap_or_else(|_| Err("not within 120 s".into())) {
-            Ok(()) => println!("ok   rust nacos-sdk {version} {mode}: {name}"),
-            Err(err) => println!("FAIL rust nacos-sdk {version} {mode}: {name}: {err}"),
-        }
-    }
-    process::exit(0);
+    let three = env::var("CORACLE_MODE")? == "three";
+    cases.extend(if three { &["two nodes", "leader killed", "rolling restart"][..] } else { &["server restarted"] });
+    run(&format!("nacos-sdk {version}"), &cases, |name| driver.case(name)).await
 }
