@@ -84,8 +84,11 @@ fn rows(chunk: &[u8]) -> Option<Vec<Row<'_>>> {
     Some(found)
 }
 
-/// The meta, what the rows add up to, and the chunks; `None` when the file ends too early or a row is cut off.
-fn parse(file: &[u8]) -> Option<(&[u8], Witness, Vec<&[u8]>)> {
+/// The meta, what the rows add up to, and the chunks.
+type Parsed<'a> = (&'a [u8], Witness, Vec<&'a [u8]>);
+
+/// `None` when the file ends too early or a row is cut off.
+fn parse(file: &[u8]) -> Option<Parsed<'_>> {
     let meta = u32_at(file, 12)?;
     let (mut at, mut witness, mut chunks) = (16 + meta + 4, Witness::default(), Vec::new());
     loop {

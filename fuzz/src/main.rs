@@ -1,11 +1,17 @@
-//! The targets of `tests/fuzz` under libFuzzer, with a count of what each input allocates.
+//! libFuzzer with the target that `CORACLE_FUZZ_TARGET` names: `fuzz/run` sets it.
+#![no_main]
 use std::{
     alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 #[path = "../../tests/fuzz/targets/mod.rs"]
-pub mod targets;
+mod targets;
+
+use targets::Target;
 
 /// The system's allocator, which counts.
 struct Counting;
@@ -37,16 +43,22 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Runs one input, and checks what it allocated in all against what its target may.
-pub fn run(name: &str, input: &[u8]) {
-    let target = targets::target(name);
+static TARGET: OnceLock<&Target> = OnceLock::new();
+
+fn chosen() -> &'static Target {
+    let name = std::env::vars().find(|(name, _)| name == "CORACLE_FUZZ_TARGET").expect("CORACLE_FUZZ_TARGET is set").1;
+    let target = targets::target(&name);
+    // What is made once for a thread is not an input's.
+    (target.run)(b"");
+    target
+}
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    let target = TARGET.get_or_init(chosen);
     let before = ALLOCATED.load(Relaxed);
     (target.run)(input);
     let allocated = ALLOCATED.load(Relaxed) - before;
     let (base, each) = target.allocates;
     let most = base + each * input.len();
-    // What is made once for a thread is not the input's.
-    static RUNS: AtomicUsize = AtomicUsize::new(0);
-    let first = RUNS.fetch_add(1, Relaxed) == 0;
-    assert!(first || allocated <= most, "{name}: {allocated} bytes allocated for {} of input", input.len());
-}
+    assert!(allocated <= most, "{}: {allocated} bytes allocated for {} of input", target.name, input.len());
+});
