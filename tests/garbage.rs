@@ -247,7 +247,7 @@ async fn a_proposal_that_cannot_be_read_does_not_get_into_the_log() {
         sleep(Duration::from_millis(5)).await;
     }
     let namespace = Namespace { id: NamespaceId::parse("dev").unwrap(), name: "dev".into(), description: "d".into() };
-    let sound = Proposal { command: Command::CreateNamespace(namespace), proposed_at: Millis(1) };
+    let sound = Proposal { command: Command::CreateNamespace(namespace), proposed_at: Millis(1), request: None };
     let proposals = vec![Bytes::from_static(b"no proposal"), encode_proposal(&sound), Bytes::new()];
     let channel = tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let mut peer = tonic::client::Grpc::new(channel);

@@ -107,7 +107,10 @@ fn proposals() -> Vec<Proposal> {
         Command::UpdateNamespace(namespace.clone()),
         Command::DeleteNamespace(namespace.id),
     ];
-    commands.into_iter().map(|command| Proposal { command, proposed_at: Millis(1_764_000_000_000) }).collect()
+    commands
+        .into_iter()
+        .map(|command| Proposal { command, proposed_at: Millis(1_764_000_000_000), request: None })
+        .collect()
 }
 
 fn rows() {

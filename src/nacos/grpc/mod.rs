@@ -20,8 +20,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use hyper::body::Incoming;
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
@@ -36,6 +36,8 @@ use super::wire::payload::{
     request_server::{Request as UnaryRequest, RequestServer},
 };
 use crate::{metrics::Metrics, service::Services};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Where a client opens its stream.
 const STREAM_PATH: &str = "/BiRequestStream/requestBiStream";
@@ -94,7 +96,10 @@ impl Methods {
     }
 
     /// Answers a request, whose extensions name its [`Transport`].
-    pub fn call(&self, request: http::Request<Incoming>) -> impl Future<Output = http::Response<Body>> + Send + use<> {
+    pub fn call<B>(&self, request: http::Request<B>) -> impl Future<Output = http::Response<Body>> + Send + use<B>
+    where
+        B: hyper::body::Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+    {
         // Each knows its own method, and refuses every other.
         let answer = if request.uri().path() == STREAM_PATH {
             self.streams.clone().call(request)

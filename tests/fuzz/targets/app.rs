@@ -12,7 +12,7 @@ use bytes::Bytes;
 use coracle::{
     clock::ManualClock,
     metrics::Metrics,
-    nacos,
+    nacos::{self, http::Site},
     replication::{Applier, BoxFuture, ProposeError, Replicator, Status},
     service::Services,
     state_machine::StateReader,
@@ -25,7 +25,6 @@ use coracle::{
     watch::Hub,
 };
 use http_body_util::BodyExt;
-use tower_service::Service;
 
 /// Small, so that inputs reach it.
 pub const CONTENT_BYTES_MAX: usize = 2_000;
@@ -47,20 +46,12 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         .expect("an answer must come")
 }
 
-/// Runs what needs a runtime around it and waits for nothing.
-pub fn enter<T>(make: impl FnOnce() -> T) -> T {
-    RUNTIME.with(|runtime| {
-        let _entered = runtime.enter();
-        make()
-    })
-}
-
 pub struct App {
     pub state: Arc<MemoryState>,
     pub replicator: Arc<Direct>,
     pub services: Arc<Services>,
     pub metrics: Metrics,
-    pub router: Router,
+    pub site: Site,
     _stopping: tokio::sync::watch::Sender<bool>,
 }
 
@@ -75,14 +66,23 @@ impl App {
         let reader: Arc<dyn StateReader> = state.clone();
         let services = Arc::new(Services::new(Arc::new(clock), replicator.clone(), None, reader, hub, metrics.clone()));
         let (stop, stopping) = tokio::sync::watch::channel(false);
-        let router = nacos::http::router(Arc::new(nacos::http::Api {
+        let clients = Arc::new(nacos::grpc::Api {
             services: services.clone(),
+            metrics: metrics.clone(),
+            content_bytes_max: CONTENT_BYTES_MAX,
+            connections: Arc::default(),
+            next_request: 1.into(),
+        });
+        let api = nacos::http::Api {
+            services: services.clone(),
+            clients,
             metrics: metrics.clone(),
             content_bytes_max: CONTENT_BYTES_MAX,
             port: 8848,
             stopping,
-        }));
-        Self { state, replicator, services, metrics, router, _stopping: stop }
+        };
+        let site = Site::new(Arc::new(api), Router::new());
+        Self { state, replicator, services, metrics, site, _stopping: stop }
     }
 
     pub fn revision(&self) -> u64 {
@@ -91,7 +91,7 @@ impl App {
 
     /// One request, answered to its end.
     pub async fn call(&mut self, request: http::Request<Body>) -> (http::StatusCode, http::HeaderMap, Bytes) {
-        let answer = self.router.call(request).await.unwrap_or_else(|never| match never {});
+        let answer = self.site.clone().answer(request).await;
         let (parts, body) = answer.into_parts();
         let body = body.collect().await.expect("a body in memory").to_bytes();
         (parts.status, parts.headers, body)

@@ -4,16 +4,13 @@
 //!
 //! Every message is answered by one whose JSON has a result and no null; the answer to a refused one says so, and nothing
 //! changed. The binary form, written again, is read as the same. What is pushed meanwhile is JSON too.
-use std::{
-    net::{TcpListener, TcpStream},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::http;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use coracle::{
     nacos::{
-        grpc::{Api, Socket, services},
+        grpc::{Api, Methods, Transport},
         wire::payload::{Body, Metadata, Payload},
     },
     storage::StateStore,
@@ -24,15 +21,10 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use prost::Message;
 use serde_json::Value;
-use tokio::{
-    sync::Semaphore,
-    time::{Duration, timeout},
-};
-use tonic::transport::server::Connected;
-use tower_service::Service;
+use tokio::time::{Duration, timeout};
 
 use super::{
-    app::{App, CONTENT_BYTES_MAX, block_on, enter},
+    app::{App, CONTENT_BYTES_MAX, block_on},
     http::split,
 };
 
@@ -66,18 +58,6 @@ pub const WORDS: &[&str] = &[
 ];
 const MESSAGES_MAX: usize = 8;
 
-thread_local! {
-    /// A connection, for the name that it has; nothing goes through it.
-    static SOCKET: Socket = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let peer = stream.local_addr().unwrap();
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        enter(|| Socket::new(tokio::net::TcpStream::from_std(stream).unwrap(), peer, Millis(1), place))
-    };
-}
-
 pub fn run(input: &[u8]) {
     let app = App::new();
     let api = Arc::new(Api {
@@ -87,17 +67,19 @@ pub fn run(input: &[u8]) {
         connections: Arc::default(),
         next_request: 1.into(),
     });
-    let (mut unary, mut streams) = services(&api);
+    let methods = Methods::new(&api);
+    // A connection, for the name that it has; nothing goes through it.
+    let transport = Transport::new(SocketAddr::from(([127, 0, 0, 1], 1)), Millis(1));
     block_on(async {
         let setup = payload("ConnectionSetupRequest", b"{}");
-        let opened = streams.call(request("/BiRequestStream/requestBiStream", &setup, true)).await.unwrap();
+        let opened = methods.call(request("/BiRequestStream/requestBiStream", &setup, &transport, true)).await;
         let mut pushes = opened.into_body();
         assert!(pushed(&mut pushes).await.is_empty(), "nothing is listened to yet");
         assert_eq!(api.connections.count(), 1, "the client is known");
         for text in split(input, b"\n---\n").into_iter().take(MESSAGES_MAX) {
             let Some(message) = message(text) else { continue };
             let before = app.state.witness();
-            let answer = unary.call(request("/Request/request", &message, false)).await.unwrap();
+            let answer = methods.call(request("/Request/request", &message, &transport, false)).await;
             let kind = message.kind().to_owned();
             let refused = check(&kind, answer).await;
             assert!(!refused || app.state.witness() == before, "{kind} was refused, but the state changed");
@@ -140,7 +122,12 @@ fn message(text: &[u8]) -> Option<Payload> {
 type Frames = std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Frame<Bytes>, std::io::Error>> + Send>>;
 
 /// A call, with one message in it. The other end stays, or says no more.
-fn request(path: &str, message: &Payload, stays: bool) -> http::Request<StreamBody<Frames>> {
+fn request(
+    path: &str,
+    message: &Payload,
+    transport: &Arc<Transport>,
+    stays: bool,
+) -> http::Request<StreamBody<Frames>> {
     let mut frame = BytesMut::new();
     frame.put_u8(0);
     frame.put_u32(message.encoded_len() as u32);
@@ -149,8 +136,7 @@ fn request(path: &str, message: &Payload, stays: bool) -> http::Request<StreamBo
     let frames: Frames = if stays { Box::pin(first.chain(stream::pending())) } else { Box::pin(first) };
     let mut request = http::Request::post(path).body(StreamBody::new(frames)).unwrap();
     request.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
-    let transport = SOCKET.with(Socket::connect_info);
-    request.extensions_mut().insert(transport);
+    request.extensions_mut().insert(transport.clone());
     request
 }
 
