@@ -119,6 +119,9 @@ impl Options {
             api_batch_linger_ms: 0,
             // Replicate before the local flush: nothing is acknowledged before a majority has flushed.
             broadcast_submitted_on_append: Some(true),
+            // Therefore a leader that restarts may have lost entries of its term that others have; as leader of that term
+            // it would write other ones in their place. It must be elected anew.
+            enable_leader_restore: Some(false),
             snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshots.entries),
             max_in_snapshot_log_to_keep: self.snapshots.entries_kept,
             // In steps, but no larger than what is kept: else a short log is never purged.

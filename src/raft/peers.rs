@@ -14,6 +14,7 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 
+use tokio::time::timeout;
 use tonic::{
     Status,
     transport::{Channel, Endpoint, Uri},
@@ -106,7 +107,8 @@ impl Service<Uri> for Dialed {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         let dialing = self.0.dial(self.1.clone());
-        Box::pin(async { Ok(TokioIo::new(dialing.await?)) })
+        // The time is up in here, as with TCP: so tonic says that it did not connect, which tells that nothing was sent.
+        Box::pin(async { Ok(TokioIo::new(timeout(CONNECT_TIMEOUT, dialing).await??)) })
     }
 }
 

@@ -9,6 +9,7 @@ use turmoil::Sim;
 use crate::{
     Random, Shared,
     node::{self, Command, PORT, host},
+    planted::Plant,
     world::Slot,
 };
 
@@ -72,7 +73,8 @@ impl Faults {
         }
         self.next_ms = now_ms + 150 + self.chance.below(900);
         let until = now_ms + 200 + self.chance.below(3_000);
-        match self.chance.below(100) {
+        let dice = self.chance.below(100);
+        match self.aimed(dice) {
             0..=17 => self.isolate(sim, until),
             18..=27 => self.cut_one_way(sim, until),
             28..=37 => self.hold(sim, until),
@@ -85,6 +87,15 @@ impl Faults {
             87..=92 => self.remove_member(),
             93..=95 => self.turn_clock(),
             _ => self.move_subscriber(),
+        }
+    }
+
+    /// A rare coincidence is made less rare when it is to be found.
+    fn aimed(&self, dice: u64) -> u64 {
+        if self.shared.lock().plant == Plant::WriteStateAheadOfLog {
+            [70, 45][usize::from(dice.is_multiple_of(2))]
+        } else {
+            dice
         }
     }
 

@@ -204,7 +204,9 @@ impl Oracle {
                 self.model.entry(key).or_default().push((index, None));
                 Ok(Decision::Changed)
             }
-            other => Err(format!("nobody asked for {other:?}")),
+            other @ (Command::CreateNamespace(_) | Command::UpdateNamespace(_) | Command::DeleteNamespace(_)) => {
+                Err(format!("nobody asked for {other:?}"))
+            }
         }
     }
 
