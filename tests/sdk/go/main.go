@@ -254,7 +254,7 @@ func twoNodes(config_client.IConfigClient) {
 func beta(it config_client.IConfigClient) {
 	publish(it, key("beta"), "formal")
 	told := listen(it, key("beta"))
-	time.Sleep(time.Second)
+	time.Sleep(2 * time.Second)
 	servers("beta", group, key("beta"), "mine", "gray")
 	until("the gray version", 10*time.Second, func() bool { return told.has("gray") })
 	check(get(it, key("beta")) == "gray", "reads another version than it was told of")
@@ -270,7 +270,7 @@ func tag(it config_client.IConfigClient) {
 	tagged := labelled(map[string]string{"Vipserver-Tag": "t1"}, "", addresses...)
 	publish(it, key("tag"), "formal")
 	told := listen(tagged, key("tag"))
-	time.Sleep(time.Second)
+	time.Sleep(2 * time.Second)
 	servers("tag", group, key("tag"), "t1", "gray")
 	until("the version of its tag", 10*time.Second, func() bool { return told.has("gray") })
 	check(get(tagged, key("tag")) == "gray", "reads another version than that of its tag")

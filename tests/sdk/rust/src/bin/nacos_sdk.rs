@@ -196,7 +196,8 @@ impl Driver {
         sleep(Duration::from_secs(1)).await;
         servers(&[command]).await?;
         until_done(|| publish(&client, &key, "after")).await?;
-        until("the change after it", 75, || heard.has("after")).await
+        until("the change after it", 75, || heard.has("after")).await?;
+        servers(&["settle"]).await
     }
 
     async fn restarts(&self) -> Outcome {
