@@ -125,18 +125,46 @@ async fn members_that_share_a_host_are_not_named_and_a_health_check_says_to_go()
     }
 }
 
+/// A client that does not know the word, and asks until it is refused or cut off: how its stream and its requests ended.
+async fn ignore(mut client: Client) -> (Option<Code>, Option<Value>) {
+    // Both halves stay: a stream whose sender is gone is a client that is gone.
+    let (_send, mut stream) = client.stream.take().unwrap();
+    let ended = tokio::spawn(async move {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(status) => return Some(status.code()),
+            }
+        }
+    });
+    let refused = loop {
+        match client.try_ask("ConfigQueryRequest", &json!({ "dataId": "a", "group": "G" })).await {
+            Ok((kind, _)) if kind == "ConfigQueryResponse" => tokio::time::sleep(Duration::from_millis(5)).await,
+            Ok((_, answer)) => break Some(answer["errorCode"].clone()),
+            Err(_) => break None,
+        }
+    };
+    (timeout(PATIENCE, ended).await.unwrap().unwrap(), refused)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_go_hears_of_it_by_its_next_request() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(Options::standalone(&dir.path().join("data"))).await.unwrap();
-    let mut client = Client::introduced(&format!("http://{}", server.grpc_address())).await.unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(tokio::spawn(ignore(client_of(&server).await)));
+    }
     let stopping = tokio::spawn(server.stop());
-    assert_eq!(reset(&mut client).await.get("serverIp"), None);
-    let (_, stream) = client.stream.as_mut().unwrap();
-    let ended = timeout(PATIENCE, stream.message()).await.unwrap();
-    assert_eq!(ended.unwrap_err().code(), Code::Unavailable, "not just an end, which some clients do not mind");
-    // As clients in Python: a refusal sends them elsewhere, where a connection that broke does not.
-    let (kind, answer) = client.try_ask("ConfigQueryRequest", &json!({ "dataId": "a", "group": "G" })).await.unwrap();
-    assert_eq!((&*kind, &answer["errorCode"]), ("ErrorResponse", &json!(301)));
+    let mut refused = 0;
+    for client in clients {
+        let (ended, told) = timeout(PATIENCE, client).await.unwrap().unwrap();
+        assert_eq!(ended, Some(Code::Unavailable), "not just an end, which some clients do not mind");
+        refused += usize::from(told == Some(json!(301)));
+    }
+    // As clients in Python: a refusal sends them elsewhere, where a connection that broke does not. On a machine that does
+    // something else for a while one may find its connection closed.
+    assert!(refused > 0, "nobody was refused");
     timeout(PATIENCE, stopping).await.unwrap().unwrap();
 }

@@ -7,8 +7,9 @@ use tokio::time::timeout;
 use super::{peers::Lane, replicator::Core, wire};
 use crate::replication::{Contact, Member};
 
-/// A member that does not answer in this time is not sent clients.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// A member that does not answer in this time is not sent clients. One whose machine is gone is given up sooner, when no
+/// connection to it can be opened.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Asks all other members at once.
 pub(super) async fn ask_all(core: &Core) -> Vec<Contact> {

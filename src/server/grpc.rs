@@ -24,7 +24,7 @@ const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// A connection sends this much before somebody has read it: so that a large content comes without waiting.
 const WINDOW_BYTES: u32 = 1 << 20;
 /// Clients that were told to go elsewhere have this long.
-const DRAIN: Duration = Duration::from_millis(600);
+const DRAIN: Duration = Duration::from_millis(800);
 /// Then the streams of those that did not go are ended, but their connections stay for this long: clients in Python know
 /// neither the word nor the end of a stream, only a request that is refused because they are not registered any more.
 const LINGER: Duration = Duration::from_millis(400);

@@ -140,7 +140,7 @@ impl Server {
         self.services.status()
     }
 
-    /// Answers what waits, hands over the lead, writes out what is only in memory, and ends. Takes at most about 2 s.
+    /// Answers what waits, hands over the lead, writes out what is only in memory, and ends. Takes at most about 4 s.
     pub async fn stop(self) {
         self.stopping.send_replace(true);
         let ((), served) = tokio::join!(self.grpc.stop(), self.serving);
