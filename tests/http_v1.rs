@@ -384,6 +384,33 @@ async fn a_poll_that_waits_takes_little_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_content_names_the_revision_that_wrote_it_and_the_status_tells_states_apart() {
+    with_server(|port| {
+        let mut http = Http::connect(port).unwrap();
+        let status = |http: &mut Http| -> serde_json::Value {
+            serde_json::from_slice(&http.get("/coracle/v1/status").unwrap().1).unwrap()
+        };
+        let revision = |answer: &process::Answer, name: &str| -> u64 { answer.header(name).unwrap().parse().unwrap() };
+        let empty = status(&mut http);
+        http.publish("a", "1").unwrap();
+        let one = status(&mut http);
+        http.publish("b", "2").unwrap();
+        let two = status(&mut http);
+        let query = b"GET /nacos/v1/cs/configs?dataId=a&group=G HTTP/1.1\r\nHost: test\r\n\r\n";
+        let answer = http.request(query).unwrap();
+        assert_eq!(revision(&answer, "coracle-content-revision"), one["applied"].as_u64().unwrap());
+        assert_eq!(revision(&answer, "coracle-revision"), two["applied"].as_u64().unwrap());
+        assert_eq!([&empty, &one, &two].map(|it| it["rows"].as_u64().unwrap()), [0, 1, 2]);
+        let hashes = [&empty, &one, &two].map(|it| it["stateHash"].as_str().unwrap().to_owned());
+        assert!(
+            hashes.iter().all(|it| it.len() == 32) && hashes[0] != hashes[1] && hashes[1] != hashes[2],
+            "{hashes:?}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_answers_the_polls_that_wait() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(Options::standalone(dir.path())).await.unwrap();

@@ -73,6 +73,8 @@ async fn status(State(admin): State<Admin>) -> Response {
         "term": status.term,
         "lastLog": status.last_log.map(|it| it.index),
         "applied": status.applied.map(|it| it.index),
+        "rows": status.witness.rows,
+        "stateHash": format!("{:032x}", status.witness.hash),
         "ready": status.not_ready.is_none(),
         "notReady": status.not_ready,
         "members": members.collect::<Vec<_>>(),

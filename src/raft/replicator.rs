@@ -397,13 +397,15 @@ impl Replicator for RaftReplicator {
             (Ok(()), Some(_)) if !self.caught_up() => Some("still loading what the others have".into()),
             (Ok(()), Some(_)) => None,
         };
+        let (applied, witness) = self.core.applier.state().standing();
         Status {
             standalone: false,
             node: self.core.node,
             leader: metrics.current_leader,
             term: metrics.current_term,
             last_log: self.core.log.state().last,
-            applied: self.core.applier.state().applied().last,
+            applied: applied.last,
+            witness,
             members: members.collect(),
             not_ready,
         }

@@ -7,7 +7,10 @@ use std::{fmt, future::Future, pin::Pin};
 pub use applier::{Applier, ApplyError};
 pub use standalone::{SnapshotPolicy, Standalone, wait_applied};
 
-use crate::types::{Consistency, LogId, Proposal, Reply, Revision};
+use crate::{
+    storage::Witness,
+    types::{Consistency, LogId, Proposal, Reply, Revision},
+};
 
 /// A future behind a `dyn` trait.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -87,6 +90,8 @@ pub struct Status {
     pub last_log: Option<LogId>,
     /// The last entry applied here.
     pub applied: Option<LogId>,
+    /// Of the state after that entry: equal on all nodes at equal `applied`.
+    pub witness: Witness,
     /// Everybody, with what they do.
     pub members: Vec<(Member, Role)>,
     /// Why this node cannot serve now, in a sentence; `None` when it can.

@@ -262,13 +262,15 @@ impl Replicator for Standalone {
     }
 
     fn status(&self) -> Status {
+        let (applied, witness) = self.shared.applier.state().standing();
         Status {
             standalone: true,
             node: 0,
             leader: Some(0),
             term: STANDALONE_TERM,
             last_log: self.shared.log.state().last,
-            applied: self.shared.applier.state().applied().last,
+            applied: applied.last,
+            witness,
             members: Vec::new(),
             not_ready: self.failure(),
         }

@@ -102,6 +102,8 @@ impl Services {
     ) -> Result<Read<Option<Found>>, ServiceError> {
         self.read_barrier(consistency).await?;
         self.metrics.reads.inc();
+        // First: what is read after it is not older than it.
+        let revision = self.state.revision();
         let seen = self.state.versions(key).and_then(|versions| visible(&versions, client));
         let value = match seen {
             Some(seen) => {
@@ -111,7 +113,7 @@ impl Services {
             None => None,
         };
         self.found_or_loaded(value.is_some())?;
-        Ok(Read { value, revision: self.state.revision() })
+        Ok(Read { value, revision })
     }
 
     /// A node that is still loading can say what there is, but not that there is none.
@@ -134,9 +136,10 @@ impl Services {
     ) -> Result<Read<Option<Arc<ConfigRecord>>>, ServiceError> {
         self.read_barrier(consistency).await?;
         self.metrics.reads.inc();
+        let revision = self.state.revision();
         let value = self.state.record(key, variant)?;
         self.found_or_loaded(value.is_some())?;
-        Ok(Read { value, revision: self.state.revision() })
+        Ok(Read { value, revision })
     }
 
     async fn read_barrier(&self, consistency: Consistency) -> Result<(), ServiceError> {

@@ -153,6 +153,11 @@ impl StateStore for MemoryState {
         self.read().index.witness()
     }
 
+    fn standing(&self) -> (Applied, Witness) {
+        let state = self.read();
+        (state.applied.clone(), state.index.witness())
+    }
+
     fn begin_snapshot(&self) -> Option<SnapshotJob> {
         let files = self.files.clone()?;
         let (applied, bytes) = self.read().encode();

@@ -196,6 +196,9 @@ pub trait StateStore: StateReader + 'static {
     /// Hash and count of all rows, as of the last commit.
     fn witness(&self) -> Witness;
 
+    /// Where the state stands and the witness of just that moment.
+    fn standing(&self) -> (Applied, Witness);
+
     /// Begins a snapshot of the state as it is now. One at a time: `None` while another one is being written.
     fn begin_snapshot(&self) -> Option<SnapshotJob>;
 

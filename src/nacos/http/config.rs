@@ -19,6 +19,8 @@ use crate::{
 };
 
 static CONFIG_TYPE: HeaderName = HeaderName::from_static("config-type");
+/// The revision that wrote the content.
+static CONTENT_REVISION: HeaderName = HeaderName::from_static("coracle-content-revision");
 static CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 static ENCRYPTED_DATA_KEY: HeaderName = HeaderName::from_static("encrypted-data-key");
 static IS_BETA: HeaderName = HeaderName::from_static("isbeta");
@@ -111,6 +113,7 @@ fn content(found: &Found) -> Answer {
     headers.insert(&CONFIG_TYPE, HeaderValue::from_static(content_type.as_str()));
     let text = |text: &str| HeaderValue::from_str(text).ok();
     headers.extend(text(&record.content.digest().to_hex()).map(|md5| (CONTENT_MD5.clone(), md5)));
+    headers.insert(&CONTENT_REVISION, HeaderValue::from(record.modified.0));
     let modified = UNIX_EPOCH + Duration::from_millis(record.modified_at.0).min(HTTP_DATE_MAX);
     headers.extend(text(&httpdate::fmt_http_date(modified)).map(|at| (header::LAST_MODIFIED, at)));
     never_cache(headers);

@@ -333,6 +333,11 @@ impl StateStore for SledState {
         self.shared.read().index.witness()
     }
 
+    fn standing(&self) -> (Applied, Witness) {
+        let live = self.shared.read();
+        (live.applied.clone(), live.index.witness())
+    }
+
     fn begin_snapshot(&self) -> Option<SnapshotJob> {
         write_behind::begin_snapshot(&self.shared)
     }
