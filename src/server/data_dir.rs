@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::storage::folder;
+
 /// The format that this program writes.
 const FORMAT: u32 = 1;
 
@@ -70,7 +72,7 @@ impl DataDir {
         if path.exists() && !path.is_dir() {
             return Err(OpenError(format!("{shown} is not a directory; name another one with --data")));
         }
-        fs::create_dir_all(path).map_err(|err| unusable("create the data directory", err))?;
+        folder::create(path).map_err(|err| unusable("create the data directory", err))?;
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)

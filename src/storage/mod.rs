@@ -3,6 +3,7 @@
 //! Truth is the log plus the last snapshot file, both checksummed and fsynced. The state store is an index of them that
 //! can be rebuilt: it is never the only copy of anything.
 pub mod codec;
+pub mod folder;
 mod index;
 mod keys;
 pub mod log;

@@ -11,7 +11,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::{LogState, StorageError, Vote};
+use super::{LogState, StorageError, Vote, folder};
 use crate::types::LogId;
 
 pub(super) mod record;
@@ -43,11 +43,7 @@ impl Directory {
     /// Opens or makes the folder, and locks it until it is dropped.
     pub(super) fn open(path: &Path) -> Result<Self, StorageError> {
         let failed = |err: io::Error| StorageError::caused(format!("open the log folder {}", path.display()), err);
-        if !path.exists() {
-            fs::create_dir_all(path).map_err(failed)?;
-            let parent = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(parent).and_then(|it| it.sync_all()).map_err(failed)?;
-        }
+        folder::create(path).map_err(failed)?;
         let file = File::open(path).map_err(failed)?;
         file.try_lock().map_err(|err| match err {
             fs::TryLockError::WouldBlock => StorageError::new(format!(

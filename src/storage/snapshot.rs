@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Applied, SnapshotFile, StorageError, Witness, codec, index::row_hash};
+use super::{Applied, SnapshotFile, StorageError, Witness, codec, folder, index::row_hash};
 
 const MAGIC: &[u8; 8] = b"CORASNAP";
 const VERSION: u32 = 1;
@@ -38,7 +38,7 @@ pub(super) struct SnapshotWriter {
 
 impl SnapshotWriter {
     pub(super) fn create(dir: &Path, applied: &Applied, witness: Witness) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        folder::create(dir)?;
         let temporary = dir.join("writing.tmp");
         let mut out = BufWriter::new(File::create(&temporary)?);
         let meta = codec::encode_meta(applied, witness);

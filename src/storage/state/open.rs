@@ -12,7 +12,7 @@ use crate::{
     metrics::Metrics,
     planted::{self, Bug},
     storage::{
-        Applied, SnapshotFile, StorageError, codec,
+        Applied, SnapshotFile, StorageError, codec, folder,
         index::{Index, Row, decode_row, row_hash},
         snapshot,
     },
@@ -32,7 +32,7 @@ pub(super) struct Opened {
 pub(super) fn open(dir: &Path, options: &StateOptions, metrics: &Metrics) -> Result<Opened, StorageError> {
     let failed = |err: io::Error| StorageError::caused(format!("open the state in {}", dir.display()), err);
     let snapshots = dir.join("snapshots");
-    fs::create_dir_all(&snapshots).map_err(failed)?;
+    folder::create(&snapshots).map_err(failed)?;
     let newest = snapshot::list(&snapshots).into_iter().find_map(|path| match snapshot::head(&path) {
         Ok(file) => Some(file),
         Err(err) => {
