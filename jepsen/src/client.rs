@@ -167,7 +167,7 @@ fn outcome(call: Call, answer: &Result<Answer, Lost>) -> Told {
         Err(Lost::Unknown(_)) => return told(if is_read { Outcome::Fail } else { Outcome::Info }),
     };
     if is_read {
-        return read(answer).map_or_else(|| told(Outcome::Fail), |it| it);
+        return read(answer).unwrap_or_else(|| told(Outcome::Fail));
     }
     match answer.status {
         200 if answer.body == b"true" => Told { revision: answer.number("coracle-revision"), ..told(Outcome::Ok) },

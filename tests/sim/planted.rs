@@ -141,6 +141,10 @@ impl StateStore for Wrapped {
         self.state.witness()
     }
 
+    fn standing(&self) -> (Applied, Witness) {
+        self.state.standing()
+    }
+
     fn begin_snapshot(&self) -> Option<SnapshotJob> {
         self.state.begin_snapshot()
     }

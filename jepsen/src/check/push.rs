@@ -73,7 +73,7 @@ fn in_time(history: &History, versions: &Versions, streams: &BTreeMap<(u32, u32)
     for deliveries in streams.values() {
         let mut before = None;
         for delivery in deliveries {
-            if std::mem::replace(&mut before, Some(delivery.value)) == Some(delivery.value) {
+            if before.replace(delivery.value) == Some(delivery.value) {
                 continue;
             }
             let Some(write) = delivery.value.and_then(|it| versions.writes.get(&it)) else { continue };

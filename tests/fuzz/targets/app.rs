@@ -182,6 +182,7 @@ impl Replicator for Direct {
             term: 1,
             last_log: self.state.applied().last,
             applied: self.state.applied().last,
+            witness: self.state.witness(),
             members: Vec::new(),
             not_ready: None,
         }
