@@ -211,6 +211,10 @@ impl RaftReplicator {
             if let Err(fatal) = &metrics.borrow_watched().running_state {
                 return fatal.to_string();
             }
+            // A panic does not get as far as the metrics; whoever asks is told.
+            if let Err(fatal) = self.core.raft.is_initialized().await {
+                return fatal.to_string();
+            }
             sleep(FAILURE_POLL).await;
         }
     }
