@@ -34,7 +34,7 @@ impl Invariants {
         }
         let verdict = world.oracle.judge();
         world.check(verdict);
-        if world.now_ms % 10 == 0 {
+        if world.now_ms.is_multiple_of(20) {
             world.look_for_lost_wakeups();
         }
     }

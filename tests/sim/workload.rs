@@ -32,7 +32,7 @@ pub(crate) fn key(number: u64) -> ConfigKey {
 pub(crate) async fn work(context: Context, mut chance: Random) {
     let mut last_read: BTreeMap<u64, Digest> = BTreeMap::new();
     loop {
-        sleep(Duration::from_millis(5 + chance.below(60))).await;
+        sleep(Duration::from_millis(10 + chance.below(120))).await;
         if context.shared.lock().quiet {
             continue;
         }

@@ -19,7 +19,7 @@ use crate::{
     planted::Plant,
 };
 
-pub(crate) const SESSIONS: usize = 6;
+pub(crate) const SESSIONS: usize = 4;
 /// A subscriber that waits knows what its node has, but for this long at most: it is woken in the same instant.
 const UNAWARE_MS_MAX: u64 = 60;
 /// So many of the last events are shown with a violation.
