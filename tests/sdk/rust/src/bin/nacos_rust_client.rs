@@ -206,7 +206,8 @@ impl Driver {
         let key = self.key("rolling");
         publish(&client, &key, "before").await?;
         let heard = listen(&client, &key).await?;
-        let rolled = rolling(async |content: String| publish(&client, &key, &content).await).await;
+        // It waits for a second before it goes to another server, and takes no request meanwhile.
+        let rolled = rolling(async |content: String| until_done(|| publish(&client, &key, &content)).await).await;
         until_done(|| publish(&client, &key, "the last")).await?;
         until("the last content", 10, || heard.has("the last")).await?;
         rolled
