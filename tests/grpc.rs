@@ -416,6 +416,21 @@ async fn a_push_never_overtakes_the_answer_to_a_listen_request() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_in_go_is_given_time_after_its_listen_request() {
+    let (_dir, server, address) = server().await;
+    let writer = Client::introduced(&address).await.unwrap();
+    let mut client = Client::connect(&address).await;
+    client.setup(payload_of("ConnectionSetupRequest", &json!({ "clientVersion": "Nacos-Go-Client:v2.2.7" }))).await;
+    let started = Instant::now();
+    assert!(!client.listen("a", "").await.unwrap());
+    writer.publish("a", "x").await;
+    let (_, message) = timeout(PATIENCE, client.next()).await.expect("the change is told").unwrap();
+    assert_eq!(message["dataId"], "a");
+    assert!(started.elapsed() >= Duration::from_millis(250), "told {:?} after it asked", started.elapsed());
+    server.stop().await;
+}
+
 /// What `GET` of this target answers.
 async fn http_get(server: &Server, target: &str) -> (u16, Value) {
     let (port, target) = (server.http_address().port(), target.to_owned());

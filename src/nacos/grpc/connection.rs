@@ -27,6 +27,8 @@ const CATCH_UP_MAX: Duration = Duration::from_millis(1_500);
 /// Nothing is pushed for this long after the answer to a listen request: a client in Go (nacos-sdk-go 2.3) that handles a
 /// push before the answer takes its key for up to date, and looks again only after five minutes.
 const QUIET_AFTER_LISTENING: Duration = Duration::from_millis(20);
+/// For clients in Go themselves, which on a busy machine come to the answer late.
+const QUIET_FOR_GO: Duration = Duration::from_millis(250);
 /// A client that listens without a pause is pushed to all the same, after this long.
 const QUIET_MAX: Duration = Duration::from_secs(2);
 
@@ -72,6 +74,8 @@ pub(super) struct Connection {
     began: Instant,
     farewell: Mutex<Farewell>,
     listening: Mutex<Listening>,
+    /// How long nothing is pushed after the answer to a listen request.
+    quiet: Duration,
     caught_up: OnceCell<()>,
 }
 
@@ -93,9 +97,9 @@ struct Listening {
 }
 
 impl Listening {
-    fn quiet_until(&self, now: Instant) -> Option<Instant> {
+    fn quiet_until(&self, now: Instant, quiet: Duration) -> Option<Instant> {
         let most = self.since? + QUIET_MAX;
-        let until = if self.in_flight > 0 { most } else { self.answered.unwrap_or(now) + QUIET_AFTER_LISTENING };
+        let until = if self.in_flight > 0 { most } else { self.answered.unwrap_or(now) + quiet };
         Some(until.min(most))
     }
 }
@@ -117,8 +121,10 @@ impl Drop for ListenRequest<'_> {
 pub(super) struct TooManyKeys;
 
 impl Connection {
-    pub(super) fn new(labels: ClientLabels, watcher: Watcher) -> Self {
+    pub(super) fn new(labels: ClientLabels, watcher: Watcher, version: &str) -> Self {
+        let quiet = if version.starts_with("Nacos-Go-Client") { QUIET_FOR_GO } else { QUIET_AFTER_LISTENING };
         Self {
+            quiet,
             labels,
             watcher,
             listens: Mutex::default(),
@@ -155,7 +161,7 @@ impl Connection {
     pub(super) fn begin_listening(&self) -> ListenRequest<'_> {
         let mut listening = self.listening();
         let now = Instant::now();
-        if listening.quiet_until(now).is_none_or(|until| until <= now) {
+        if listening.quiet_until(now, self.quiet).is_none_or(|until| until <= now) {
             listening.since = Some(now);
         }
         listening.in_flight += 1;
@@ -164,7 +170,7 @@ impl Connection {
 
     /// Until when nothing is pushed, unless that is over; who asks is woken when a listen request has been answered.
     pub(super) fn quiet_until(&self, now: Instant) -> Option<Instant> {
-        self.listening().quiet_until(now).filter(|until| *until > now)
+        self.listening().quiet_until(now, self.quiet).filter(|until| *until > now)
     }
 
     /// Registers: whatever changes from now on is pushed. Comparing comes after it.

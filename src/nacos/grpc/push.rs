@@ -154,7 +154,8 @@ impl Pushes {
         let declared = payload.metadata.as_ref().map_or("", |it| &it.client_ip).trim();
         let ip = if declared.is_empty() { self.transport.peer.ip().to_string() } else { declared.to_owned() };
         let client = ClientLabels { ip, asked_tag: None, carried_tag: tag };
-        let connection = Arc::new(Connection::new(client, self.api.services.watcher()));
+        let version = setup.client_version.as_deref().unwrap_or_default();
+        let connection = Arc::new(Connection::new(client, self.api.services.watcher(), version));
         if !self.transport.register(&connection) {
             return false;
         }
