@@ -57,6 +57,20 @@ async fn all_nodes_may_stop_and_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_restarts_does_not_go_on_in_its_old_term() {
+    // Others may have entries of that term that it has not: it replicates before its own disk has them.
+    let mut cluster = Cluster::start(Mode::Raft(1), Disk::Files).await;
+    cluster.first().publish_until_acknowledged("k", "1").await;
+    let before = cluster.first().replicator.status().term;
+    cluster.stop_node(1).await;
+    cluster.start_node(1).await;
+    cluster.wait_for_leader().await;
+    cluster.first().publish_until_acknowledged("k", "2").await;
+    let after = cluster.first().replicator.status().term;
+    assert!(after > before, "term {after} after term {before}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_minority_refuses_writes_and_linearizable_reads() {
     let mut cluster = Cluster::start(Mode::Raft(3), Disk::Memory).await;
     let last = cluster.first().publish_until_acknowledged("k", "1").await;
