@@ -69,13 +69,14 @@ impl Nemesis {
                 self.disks.as_ref().err().cloned()
             }
             Step::Clock(_) => self.clocks.as_ref().err().cloned(),
-            Step::Kill(_) | Step::Pause(..) | Step::Transfer | Step::Replace(_) => None,
+            Step::Kill(_) | Step::Bounce(_) | Step::Pause(..) | Step::Transfer | Step::Replace(_) => None,
         }
     }
 
     async fn attempt(&mut self, step: Step) -> Bitten {
         let bitten = match step {
             Step::Kill(target) => self.kill(target).await,
+            Step::Bounce(target) => self.bounce(target).await,
             Step::Pause(target, millis) => self.pause(target, Duration::from_millis(millis)).await,
             Step::Transfer => self.transfer().await,
             Step::Partition(shape) => self.partition(shape).await,

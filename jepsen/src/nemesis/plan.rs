@@ -34,6 +34,8 @@ pub enum Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Kill(Target),
+    /// Killed, and started again at once: before anybody misses it.
+    Bounce(Target),
     /// SIGSTOP for so many milliseconds.
     Pause(Target, u64),
     Transfer,
@@ -59,6 +61,7 @@ impl Step {
     pub fn kind(self) -> &'static str {
         match self {
             Self::Kill(_) => "kill",
+            Self::Bounce(_) => "bounce",
             Self::Pause(..) => "pause",
             Self::Transfer => "transfer",
             Self::Partition(Shape::LeaderInMinority) => "partition-leader-minority",
@@ -97,6 +100,9 @@ pub const PLAN: &[Step] = &[
     Step::Kill(Target::Follower),
     Step::Kill(Target::Most),
     Step::Kill(Target::All),
+    Step::Bounce(Target::Leader),
+    Step::Bounce(Target::All),
+    Step::Bounce(Target::Leader),
     Step::PowerLoss(Target::Leader, false),
     Step::PowerLoss(Target::Follower, true),
     Step::PowerLoss(Target::All, false),

@@ -31,6 +31,16 @@ impl Nemesis {
         bite(format!("{target:?}"), evidence.join(", "))
     }
 
+    pub(super) async fn bounce(&mut self, target: Target) -> Bitten {
+        let slots = self.slots(target).await?;
+        let mut evidence = Vec::new();
+        for slot in &slots {
+            evidence.push(self.cluster.kill(*slot).map_err(|err| err.to_string())?);
+        }
+        self.start_all(&slots)?;
+        bite(format!("{target:?}"), evidence.join(", "))
+    }
+
     pub(super) fn start_all(&mut self, slots: &[usize]) -> Result<(), String> {
         slots.iter().try_for_each(|slot| self.cluster.start(*slot, false)).map_err(|err| err.to_string())
     }
