@@ -80,7 +80,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn new(seed: u64, plant: Plant) -> Self {
-        let nodes = if seed % 3 == 0 { 5 } else { 3 };
+        let nodes = if seed.is_multiple_of(3) { 5 } else { 3 };
         let mut sim = Builder::new()
             .rng_seed(seed)
             .tick_duration(TICK)
