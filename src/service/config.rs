@@ -6,7 +6,7 @@ use crate::{
     state_machine::{ClientLabels, visible},
     types::{
         Command, ConfigKey, ConfigRecord, Consistency, Head, NamespaceId, Publication, Reply, RequestId, Revision,
-        Variant,
+        Variant, limits,
     },
 };
 
@@ -143,6 +143,10 @@ impl Services {
     }
 
     async fn read_barrier(&self, consistency: Consistency) -> Result<(), ServiceError> {
+        // A node that comes back may have forgotten what only others had on their disks, though it has answered it before.
+        if consistency != Consistency::Linearizable && !self.replicator.caught_up() {
+            self.catch_up(limits::CATCH_UP_MAX).await;
+        }
         match consistency {
             // What this node has applied: nothing to wait for.
             Consistency::Local => {}

@@ -29,6 +29,9 @@ pub const LONG_POLL_WAIT_MAX: Duration = Duration::from_secs(120);
 pub const LONG_POLL_MARGIN: Duration = Duration::from_millis(500);
 /// How long a write may take before the caller is told that its outcome is unknown.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A node that has just started waits this long for what was acknowledged elsewhere, before it answers with what it has.
+/// Shorter than the deadline of a client's request, longer than most elections.
+pub const CATCH_UP_MAX: Duration = Duration::from_millis(1_500);
 /// How long a read waits for a revision or a leader before the caller is told to try again.
 pub const READ_BARRIER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A request id is a UUID or something like it.

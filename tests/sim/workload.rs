@@ -148,7 +148,11 @@ async fn subscribe(context: Context, session: usize, epoch: u64) {
     if !context.shared.lock().attach(session, epoch, context.id, arrived.0) {
         return;
     }
-    if session.is_multiple_of(2) { poll(&context, session, epoch).await } else { stream(&context, session, epoch).await }
+    if session.is_multiple_of(2) {
+        poll(&context, session, epoch).await
+    } else {
+        stream(&context, session, epoch).await
+    }
 }
 
 async fn poll(context: &Context, session: usize, epoch: u64) {

@@ -6,7 +6,7 @@ use super::{
     Check,
     versions::{Key, Versions},
 };
-use crate::history::{Call, History, Level, Nanos, Op, Outcome};
+use crate::history::{Call, History, Level, Nanos, Op, Outcome, SECOND};
 
 /// Writes, over all keys: revisions are unique and in the order of time; compare-and-set saw what it expected.
 pub fn writes(history: &History, versions: &Versions) -> Check {
@@ -166,7 +166,21 @@ fn behind_writes(versions: &Versions, mut reads: Vec<&Op>, check: &mut Check) {
     }
 }
 
-/// What one node answers never goes back, whatever level was asked for, and includes what that node acknowledged.
+/// Faults that end a process, or may.
+const RESTARTS: [&str; 9] =
+    ["kill", "bounce", "power-loss", "power-loss-all", "disk-error", "disk-full", "bit-flip", "membership", "clock"];
+/// A node that comes back answers with what is on its own disk if it does not hear from a majority for 1.5 s; an entry that
+/// only the others have on theirs is not in it. After this long it has heard.
+const RETURN: Nanos = 4 * SECOND;
+
+/// The last restart that began before a time: its beginning and its end.
+fn last_restart(history: &History, time: Nanos) -> (Nanos, Nanos) {
+    let restarts = history.faults.iter().filter(|it| it.from <= time && RESTARTS.contains(&&*it.kind));
+    restarts.max_by_key(|it| it.from).map_or((0, 0), |it| (it.from, it.to))
+}
+
+/// What one node answers never goes back, whatever level was asked for, and includes what that node acknowledged: in one
+/// life of its process, and over its restarts once it has heard from the others again.
 pub fn nodes(history: &History, versions: &Versions) -> Check {
     let mut check = Check::new("node-monotonic");
     let empty = Key::default();
@@ -182,12 +196,21 @@ pub fn nodes(history: &History, versions: &Versions) -> Check {
         known.sort_unstable();
         let mut reads: Vec<&Op> = ops.into_iter().filter(|op| matches!(op.call, Call::Read(_))).collect();
         reads.sort_unstable_by_key(|it| it.invoked);
-        let (mut known, mut floor) = (known.into_iter().peekable(), 0);
+        let mut known = known.into_iter().peekable();
+        let (mut ever, mut in_this_life, mut began) = (0, 0, 0);
         for read in reads {
             check.looked_at += 1;
-            while let Some((_, revision)) = known.next_if(|(returned, _)| *returned < read.invoked) {
-                floor = floor.max(revision);
+            let (restart, end) = last_restart(history, read.invoked);
+            if restart != began {
+                (in_this_life, began) = (0, restart);
             }
+            while let Some((returned, revision)) = known.next_if(|(returned, _)| *returned < read.invoked) {
+                ever = revision.max(ever);
+                if returned >= began {
+                    in_this_life = revision.max(in_this_life);
+                }
+            }
+            let floor = if read.invoked >= end + RETURN || began == 0 { ever } else { in_this_life };
             if let Some(why) = older_than(key, versions, read, floor) {
                 check.anomaly(format!("a node went back, it had answered {floor}: {why}: {read:?}"));
             }

@@ -148,6 +148,10 @@ fn anomalies_of_writes_and_reads_are_found() {
     planted("a node goes back", &["node-monotonic"], |it| {
         it.ops.push(Op { call: Call::Read(Level::Local), as_of: None, ..read(Some(A), 10, (9, 11)) });
     });
+    planted("a node goes back after a restart, and stays there", &["node-monotonic"], |it| {
+        it.faults.push(Fault { from: 8 * SECOND, to: 9 * SECOND, ..it.faults[0].clone() });
+        it.ops.push(Op { call: Call::Read(Level::Local), as_of: None, ..read(Some(A), 10, (13, 14)) });
+    });
     planted("a node forgets what it acknowledged", &["node-monotonic"], |it| {
         it.ops[1] = Op { call: Call::Read(Level::Local), as_of: None, ..read(None, 10, (3, 4)) };
     });

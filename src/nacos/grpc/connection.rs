@@ -20,10 +20,6 @@ use crate::{
     types::{ConfigKey, limits},
 };
 
-/// How long a new client waits until this node has what the others have. Shorter than the deadline of a client's request,
-/// longer than most elections.
-const CATCH_UP_MAX: Duration = Duration::from_millis(1_500);
-
 /// Nothing is pushed for this long after the answer to a listen request: a client in Go (nacos-sdk-go 2.3) that handles a
 /// push before the answer takes its key for up to date, and looks again only after five minutes.
 const QUIET_AFTER_LISTENING: Duration = Duration::from_millis(20);
@@ -150,7 +146,7 @@ impl Connection {
 
     /// Waits, once in a connection's life, until this node is not behind what the client may have heard elsewhere.
     pub(super) async fn catch_up(&self, services: &Services) {
-        self.caught_up.get_or_init(|| services.catch_up(CATCH_UP_MAX)).await;
+        self.caught_up.get_or_init(|| services.catch_up(limits::CATCH_UP_MAX)).await;
     }
 
     fn listening(&self) -> MutexGuard<'_, Listening> {
