@@ -251,7 +251,9 @@ func twoNodes(config_client.IConfigClient) {
 	}
 }
 
-func beta(it config_client.IConfigClient) {
+// A client of its own: one with thousands of keys is too busy with them to hear of each.
+func beta(config_client.IConfigClient) {
+	it := client("", addresses...)
 	publish(it, key("beta"), "formal")
 	told := listen(it, key("beta"))
 	time.Sleep(2 * time.Second)
