@@ -129,20 +129,27 @@ fn older_than(key: &Key, versions: &Versions, op: &Op, revision: u64) -> Option<
     }
 }
 
+/// Each read, in the order in which they began, with the newest revision that was known before it.
+fn with_floors(mut reads: Vec<&Op>, mut known: Vec<(Nanos, u64)>) -> impl Iterator<Item = (&Op, u64)> {
+    known.sort_unstable();
+    reads.sort_unstable_by_key(|it| it.invoked);
+    let (mut known, mut floor) = (known.into_iter().peekable(), 0);
+    reads.into_iter().map(move |read| {
+        while let Some((_, revision)) = known.next_if(|(returned, _)| *returned < read.invoked) {
+            floor = revision.max(floor);
+        }
+        (read, floor)
+    })
+}
+
 /// No linearizable read is older than what was acknowledged, or read so, before it began.
-fn fresh(key: &Key, versions: &Versions, mut reads: Vec<&Op>, check: &mut Check) {
+fn fresh(key: &Key, versions: &Versions, reads: Vec<&Op>, check: &mut Check) {
     let mut known: Vec<(Nanos, u64)> = key.versions.iter().map(|it| (it.returned, it.revision)).collect();
     for read in &reads {
         let revision = read.value.and_then(|it| versions.revisions.get(&it)).copied();
         known.extend(read.revision.or(revision).map(|it| (read.returned, it)));
     }
-    known.sort_unstable();
-    reads.sort_unstable_by_key(|it| it.invoked);
-    let (mut known, mut floor) = (known.into_iter().peekable(), 0);
-    for read in reads {
-        while let Some((_, revision)) = known.next_if(|(returned, _)| *returned < read.invoked) {
-            floor = floor.max(revision);
-        }
+    for (read, floor) in with_floors(reads, known) {
         if let Some(why) = older_than(key, versions, read, floor) {
             check.anomaly(format!("a stale read, {floor} was known before: {why}: {read:?}"));
         }
@@ -150,16 +157,9 @@ fn fresh(key: &Key, versions: &Versions, mut reads: Vec<&Op>, check: &mut Check)
 }
 
 /// The revision that a linearizable read names is not below any write that was acknowledged before it began.
-fn behind_writes(versions: &Versions, mut reads: Vec<&Op>, check: &mut Check) {
+fn behind_writes(versions: &Versions, reads: Vec<&Op>, check: &mut Check) {
     let all = versions.keys.values().flat_map(|key| key.versions.iter().map(|it| (it.returned, it.revision)));
-    let mut known: Vec<(Nanos, u64)> = all.collect();
-    known.sort_unstable();
-    reads.sort_unstable_by_key(|it| it.invoked);
-    let (mut known, mut floor) = (known.into_iter().peekable(), 0);
-    for read in reads {
-        while let Some((_, revision)) = known.next_if(|(returned, _)| *returned < read.invoked) {
-            floor = floor.max(revision);
-        }
+    for (read, floor) in with_floors(reads, all.collect()) {
         if let Some(as_of) = read.as_of.filter(|it| *it < floor) {
             check.anomaly(format!("a linearizable read as of {as_of}, but {floor} was acknowledged before: {read:?}"));
         }

@@ -1,4 +1,6 @@
 //! The shapes of Nacos's answers, and the one table from our errors to them.
+use std::time::{Duration, UNIX_EPOCH};
+
 use axum::{
     body::Body,
     http::{HeaderName, HeaderValue, Response, StatusCode, header},
@@ -19,6 +21,15 @@ pub(super) static REVISION: HeaderName = HeaderName::from_static("coracle-revisi
 pub type Answer = Response<Body>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json;charset=UTF-8");
+
+/// The last moment of the year 9999: a header can name none after it.
+const HTTP_DATE_MAX: Duration = Duration::from_secs(253_402_300_799);
+
+/// A moment, as headers name it.
+pub(super) fn http_date(at: Millis) -> Option<HeaderValue> {
+    let at = UNIX_EPOCH + Duration::from_millis(at.0).min(HTTP_DATE_MAX);
+    HeaderValue::from_str(&httpdate::fmt_http_date(at)).ok()
+}
 
 /// Bytes under Nacos's usual type.
 pub(super) fn plain(status: StatusCode, body: impl Into<Bytes>) -> Answer {
@@ -69,7 +80,7 @@ struct SpringError<'a> {
 
 /// The same shape.
 pub(super) fn spring(status: StatusCode, now: Millis, message: &str, path: &str) -> Answer {
-    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(now.0);
+    let at = UNIX_EPOCH + Duration::from_millis(now.0);
     let timestamp = humantime::format_rfc3339_millis(at).to_string().replace('Z', "+00:00");
     let error = status.canonical_reason().unwrap_or_default();
     let mut answer = json(&SpringError { timestamp, status: status.as_u16(), error, message, path });

@@ -1,15 +1,14 @@
 //! `/v1/cs/configs`: publish, query, remove.
-use std::{
-    sync::Arc,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{
     Api,
-    answer::{Answer, Envelope, caused, envelope, failure, illegal_name, json as json_answer, plain, with_revision},
+    answer::{
+        Answer, Envelope, caused, envelope, failure, http_date, illegal_name, json as json_answer, plain, with_revision,
+    },
     call::Call,
 };
 use crate::{
@@ -25,9 +24,6 @@ static CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 static ENCRYPTED_DATA_KEY: HeaderName = HeaderName::from_static("encrypted-data-key");
 static IS_BETA: HeaderName = HeaderName::from_static("isbeta");
 static TAG: HeaderName = HeaderName::from_static("tag");
-
-/// The last moment of the year 9999: a header can name none after it.
-const HTTP_DATE_MAX: Duration = Duration::from_secs(253_402_300_799);
 
 type Refused = Box<Answer>;
 
@@ -114,8 +110,7 @@ fn content(found: &Found) -> Answer {
     let text = |text: &str| HeaderValue::from_str(text).ok();
     headers.extend(text(&record.content.digest().to_hex()).map(|md5| (CONTENT_MD5.clone(), md5)));
     headers.insert(&CONTENT_REVISION, HeaderValue::from(record.modified.0));
-    let modified = UNIX_EPOCH + Duration::from_millis(record.modified_at.0).min(HTTP_DATE_MAX);
-    headers.extend(text(&httpdate::fmt_http_date(modified)).map(|at| (header::LAST_MODIFIED, at)));
+    headers.extend(http_date(record.modified_at).map(|at| (header::LAST_MODIFIED, at)));
     never_cache(headers);
     match (variant, &attributes.encrypted_data_key) {
         (_, Some(key)) => headers.extend(text(key).map(|key| (ENCRYPTED_DATA_KEY.clone(), key))),

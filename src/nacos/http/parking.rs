@@ -4,7 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::header;
 
-use super::{Api, answer::Answer, listener, stamp};
+use super::{
+    Api,
+    answer::{Answer, http_date},
+    listener, stamp,
+};
 
 /// A long poll that waits.
 pub struct Parked {
@@ -17,9 +21,7 @@ impl Parked {
     pub async fn answer(self) -> Answer {
         let answer = listener::wait(&self.api, &self.poll).await;
         let mut answer = stamp(&self.api, answer);
-        let now = std::time::UNIX_EPOCH + std::time::Duration::from_millis(self.api.services.now().0);
-        let date = header::HeaderValue::from_str(&httpdate::fmt_http_date(now));
-        answer.headers_mut().extend(date.ok().map(|date| (header::DATE, date)));
+        answer.headers_mut().extend(http_date(self.api.services.now()).map(|date| (header::DATE, date)));
         answer
     }
 }
