@@ -139,6 +139,23 @@ fn own_spelling(listener: &str, recorded: usize) -> Vec<Option<&'static str>> {
     }
 }
 
+/// Asks for what a message says to have changed, as every client does; who does not is reminded.
+async fn look(client: &Client, message: &Value) {
+    for changed in message["changedConfigs"].as_array().into_iter().flatten().chain([message]) {
+        if changed["dataId"].is_string() {
+            client.try_ask("ConfigQueryRequest", changed).await.unwrap();
+        }
+    }
+}
+
+async fn messages(client: &mut Client) -> Vec<(String, Value)> {
+    let messages = client.messages().await;
+    for (_, message) in &messages {
+        look(client, message).await;
+    }
+    messages
+}
+
 struct Replay {
     address: String,
     main: Client,
@@ -161,12 +178,17 @@ impl Replay {
             client.setup(self.setup.clone()).await;
             drop(client.messages().await);
             let got = client.ask(request_of(exchange)).await;
+            look(&client, &got.1).await;
             self.listeners.insert(listener, client);
             got
         } else if let (true, Some(client)) = (case.starts_with("query by label"), &self.labelled) {
             client.ask(request_of(exchange)).await
         } else {
-            self.main.ask(request_of(exchange)).await
+            let got = self.main.ask(request_of(exchange)).await;
+            if got.0 == "ConfigChangeBatchListenResponse" {
+                look(&self.main, &got.1).await;
+            }
+            got
         };
         self.compare(exchange, expected(exchange), (got.0, normal(got.1)));
     }
@@ -196,13 +218,14 @@ impl Replay {
         if group == "fuzzy" {
             let typed = |kind: &Value, json: Value| json!({ "type": kind, "json": normal(json) });
             let wanted = recorded.iter().map(|it| typed(&it["type"], it["json"].clone())).collect();
-            let got = self.main.messages().await.into_iter().map(|(kind, json)| typed(&json!(kind), json)).collect();
+            let got =
+                messages(&mut self.main).await.into_iter().map(|(kind, json)| typed(&json!(kind), json)).collect();
             return self.compare(exchange, ("messages".into(), wanted), ("messages".into(), got));
         }
         let listener = case.split(", ").find(|it| it.starts_with("listener tenant"));
         let (got, tenants) = match listener {
             Some(listener) => {
-                let got = self.listeners.get_mut(listener).unwrap().messages().await;
+                let got = messages(self.listeners.get_mut(listener).unwrap()).await;
                 (got, own_spelling(listener, recorded.len()))
             }
             None => {
@@ -211,7 +234,7 @@ impl Replay {
                     Some("public") => Some("public"),
                     Some(_) => Some("ns0000"),
                 });
-                (self.main.messages().await, tenants.collect())
+                (messages(&mut self.main).await, tenants.collect())
             }
         };
         let mut wanted: Vec<Value> = Vec::new();

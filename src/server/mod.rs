@@ -107,6 +107,7 @@ impl Server {
         let clients = Arc::new(nacos::grpc::Api {
             services: services.clone(),
             metrics: metrics.clone(),
+            reads: options.reads,
             content_bytes_max: options.content_bytes_max,
             connections: Arc::default(),
             next_request: AtomicU64::new(1),

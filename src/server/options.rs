@@ -10,7 +10,7 @@ use super::node::{MemberOptions, Mode};
 use crate::{
     replication::SnapshotPolicy,
     settings::{Settings, SettingsError},
-    types::limits,
+    types::{Consistency, limits},
 };
 
 /// Nacos SDKs dial HTTP + 1000.
@@ -29,6 +29,8 @@ pub struct Options {
     pub grpc: SocketAddr,
     /// Alone or in a cluster.
     pub mode: Mode,
+    /// What a read promises whose client does not say.
+    pub reads: Consistency,
     /// The largest content, in bytes.
     pub content_bytes_max: usize,
     /// When to write snapshots.
@@ -43,6 +45,7 @@ impl Options {
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             grpc: (Ipv4Addr::LOCALHOST, 0).into(),
             mode: Mode::Standalone,
+            reads: Consistency::Local,
             content_bytes_max: limits::CONTENT_BYTES_MAX_DEFAULT,
             snapshots: SnapshotPolicy::default(),
         }
@@ -64,6 +67,8 @@ impl Options {
         if port > u16::MAX - GRPC_OFFSET || port == 0 {
             return Err(settings.wrong("port", "1 to 64535: port + 1000 is for the gRPC clients of Nacos"));
         }
+        let reads = settings.text("reads").unwrap_or("local");
+        let reads = Consistency::from_name(reads).ok_or_else(|| settings.wrong("reads", "local or linearizable"))?;
         let content_bytes_max = settings.bytes("max-content")?.unwrap_or(limits::CONTENT_BYTES_MAX_DEFAULT);
         if !(1..=limits::CONTENT_BYTES_MAX_EVER).contains(&content_bytes_max) {
             return Err(settings.wrong("max-content", "1 to 32m"));
@@ -76,7 +81,7 @@ impl Options {
         let mode = mode(settings, port)?;
         let data = settings.text("data").unwrap_or("coracle-data").into();
         let (http, grpc) = (SocketAddr::new(listen, port), SocketAddr::new(listen, port + GRPC_OFFSET));
-        Ok(Self { data, http, grpc, mode, content_bytes_max, snapshots })
+        Ok(Self { data, http, grpc, mode, reads, content_bytes_max, snapshots })
     }
 }
 
@@ -175,6 +180,7 @@ mod tests {
             (&[("node-id", "1"), ("members", "1")], "ID=HOST:PORT"),
             (&[("standalone", "true"), ("port", "65000")], "port + 1000"),
             (&[("standalone", "true"), ("max-content", "40m")], "1 to 32m"),
+            (&[("standalone", "true"), ("reads", "quorum")], "local or linearizable"),
             (
                 &[("node-id", "1"), ("members", members), ("port", "18848"), ("election-min-ms", "100")],
                 "at least twice",

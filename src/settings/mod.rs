@@ -34,6 +34,7 @@ pub const KEYS: &[Key] = &[
     value("port", "8848", "The port to serve HTTP on; gRPC is served on port + 1000"),
     value("member-port", "", "The port for other members; --port - 1000 unless set"),
     value("member-listen", "", "The address to listen on for other members; that of this node in --members unless set"),
+    value("reads", "local", "What a read promises that does not ask for more: local or linearizable"),
     value("max-content", "10m", "The largest content, in bytes; k and m are understood"),
     value("snapshot-entries", "20000", "Write a snapshot after this many entries"),
     value("heartbeat-ms", "150", "How often a leader says that it is there"),

@@ -103,3 +103,14 @@ pub enum Consistency {
     /// At least everything that was acknowledged anywhere before the read began.
     Linearizable,
 }
+
+impl Consistency {
+    /// By the name that people give it; `None` for one that is none.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "local" => Some(Self::Local),
+            "linearizable" => Some(Self::Linearizable),
+            _ => None,
+        }
+    }
+}

@@ -23,8 +23,6 @@ use crate::{
 /// Nothing is pushed for this long after the answer to a listen request: a client in Go (nacos-sdk-go 2.3) that handles a
 /// push before the answer takes its key for up to date, and looks again only after five minutes.
 const QUIET_AFTER_LISTENING: Duration = Duration::from_millis(20);
-/// For clients in Go themselves, which on a busy machine come to the answer late.
-const QUIET_FOR_GO: Duration = Duration::from_millis(250);
 /// A client that listens without a pause is pushed to all the same, after this long.
 const QUIET_MAX: Duration = Duration::from_secs(2);
 
@@ -37,14 +35,20 @@ pub(super) enum Spelling {
     Named,
 }
 
-/// The spellings that a client uses for one key.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Spellings {
+/// A moment in the life of a connection: microseconds since it began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment(u64);
+
+/// How a client listens to one key.
+#[derive(Debug, Clone, Copy, Default)]
+struct Listened {
     blank: bool,
     named: bool,
+    /// When it last asked for the content, or was found to have it.
+    looked: Moment,
 }
 
-impl Spellings {
+impl Listened {
     fn set(&mut self, spelling: Spelling, listens: bool) {
         match spelling {
             Spelling::Blank => self.blank = listens,
@@ -52,7 +56,7 @@ impl Spellings {
         }
     }
 
-    fn iter(self) -> impl Iterator<Item = Spelling> {
+    fn spellings(self) -> impl Iterator<Item = Spelling> {
         [(self.blank, Spelling::Blank), (self.named, Spelling::Named)].into_iter().filter(|it| it.0).map(|it| it.1)
     }
 }
@@ -62,7 +66,7 @@ pub(super) struct Connection {
     /// What decides which versions it sees.
     pub(super) labels: ClientLabels,
     pub(super) watcher: Watcher,
-    listens: Mutex<BTreeMap<ConfigKey, Spellings>>,
+    listens: Mutex<BTreeMap<ConfigKey, Listened>>,
     pub(super) patterns: Patterns,
     pub(super) questions: Questions,
     /// Microseconds from [`Connection::began`] to the last sign of life.
@@ -70,8 +74,8 @@ pub(super) struct Connection {
     began: Instant,
     farewell: Mutex<Farewell>,
     listening: Mutex<Listening>,
-    /// How long nothing is pushed after the answer to a listen request.
-    quiet: Duration,
+    /// Named in the answer to a listen request, and not yet expected to be looked at.
+    announced: Mutex<Vec<Announced>>,
     caught_up: OnceCell<()>,
 }
 
@@ -80,6 +84,12 @@ struct Farewell {
     /// Set once, when the client has to go.
     until: Option<Instant>,
     waker: Option<Waker>,
+}
+
+/// What the answer to a listen request said to have changed.
+pub(super) struct Announced {
+    pub(super) at: Moment,
+    pub(super) keys: Vec<(ConfigKey, Spelling)>,
 }
 
 /// The listen requests of a client.
@@ -93,9 +103,9 @@ struct Listening {
 }
 
 impl Listening {
-    fn quiet_until(&self, now: Instant, quiet: Duration) -> Option<Instant> {
+    fn quiet_until(&self, now: Instant) -> Option<Instant> {
         let most = self.since? + QUIET_MAX;
-        let until = if self.in_flight > 0 { most } else { self.answered.unwrap_or(now) + quiet };
+        let until = if self.in_flight > 0 { most } else { self.answered.unwrap_or(now) + QUIET_AFTER_LISTENING };
         Some(until.min(most))
     }
 }
@@ -117,10 +127,8 @@ impl Drop for ListenRequest<'_> {
 pub(super) struct TooManyKeys;
 
 impl Connection {
-    pub(super) fn new(labels: ClientLabels, watcher: Watcher, version: &str) -> Self {
-        let quiet = if version.starts_with("Nacos-Go-Client") { QUIET_FOR_GO } else { QUIET_AFTER_LISTENING };
+    pub(super) fn new(labels: ClientLabels, watcher: Watcher) -> Self {
         Self {
-            quiet,
             labels,
             watcher,
             listens: Mutex::default(),
@@ -130,13 +138,18 @@ impl Connection {
             began: Instant::now(),
             farewell: Mutex::default(),
             listening: Mutex::default(),
+            announced: Mutex::default(),
             caught_up: OnceCell::new(),
         }
     }
 
+    pub(super) fn moment(&self) -> Moment {
+        Moment(self.began.elapsed().as_micros() as u64)
+    }
+
     /// It gave a sign of life.
     pub(super) fn touch(&self) {
-        self.active.store(self.began.elapsed().as_micros() as u64, Ordering::Relaxed);
+        self.active.store(self.moment().0, Ordering::Relaxed);
     }
 
     /// When it last gave one.
@@ -157,7 +170,7 @@ impl Connection {
     pub(super) fn begin_listening(&self) -> ListenRequest<'_> {
         let mut listening = self.listening();
         let now = Instant::now();
-        if listening.quiet_until(now, self.quiet).is_none_or(|until| until <= now) {
+        if listening.quiet_until(now).is_none_or(|until| until <= now) {
             listening.since = Some(now);
         }
         listening.in_flight += 1;
@@ -166,7 +179,7 @@ impl Connection {
 
     /// Until when nothing is pushed, unless that is over; who asks is woken when a listen request has been answered.
     pub(super) fn quiet_until(&self, now: Instant) -> Option<Instant> {
-        self.listening().quiet_until(now, self.quiet).filter(|until| *until > now)
+        self.listening().quiet_until(now).filter(|until| *until > now)
     }
 
     /// Registers: whatever changes from now on is pushed. Comparing comes after it.
@@ -191,9 +204,9 @@ impl Connection {
         let mut listens = self.listens();
         let mut gone = BTreeSet::new();
         for (key, spelling) in keys {
-            let Some(spellings) = listens.get_mut(key) else { continue };
-            spellings.set(*spelling, false);
-            if *spellings == Spellings::default() {
+            let Some(listened) = listens.get_mut(key) else { continue };
+            listened.set(*spelling, false);
+            if listened.spellings().next().is_none() {
                 listens.remove(key);
                 gone.insert(key.clone());
             }
@@ -204,10 +217,39 @@ impl Connection {
 
     /// How the client spells a key; nothing when it does not listen to it any more.
     pub(super) fn spellings(&self, key: &ConfigKey) -> impl Iterator<Item = Spelling> + use<> {
-        self.listens().get(key).copied().unwrap_or_default().iter()
+        self.listens().get(key).copied().unwrap_or_default().spellings()
     }
 
-    fn listens(&self) -> MutexGuard<'_, BTreeMap<ConfigKey, Spellings>> {
+    /// It asks for the content of these keys, or has it.
+    pub(super) fn look<'a>(&self, keys: impl IntoIterator<Item = &'a ConfigKey>) {
+        let looked = self.moment();
+        let mut listens = self.listens();
+        for key in keys {
+            if let Some(listened) = listens.get_mut(key) {
+                listened.looked = looked;
+            }
+        }
+    }
+
+    /// It is told by the answer to a listen request that these have changed.
+    pub(super) fn announce(&self, keys: Vec<(ConfigKey, Spelling)>) {
+        if !keys.is_empty() {
+            let at = self.moment();
+            self.announced.lock().unwrap_or_else(PoisonError::into_inner).push(Announced { at, keys });
+        }
+    }
+
+    /// What it was told by answers to listen requests since this was last asked.
+    pub(super) fn take_announced(&self) -> Vec<Announced> {
+        std::mem::take(&mut *self.announced.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether it asked for the content of a key after that, or was found to have it; or does not listen to it any more.
+    pub(super) fn has_looked_since(&self, key: &ConfigKey, then: Moment) -> bool {
+        self.listens().get(key).is_none_or(|it| it.looked > then)
+    }
+
+    fn listens(&self) -> MutexGuard<'_, BTreeMap<ConfigKey, Listened>> {
         self.listens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -35,7 +35,7 @@ use super::wire::payload::{
     bi_request_stream_server::{BiRequestStream, BiRequestStreamServer},
     request_server::{Request as UnaryRequest, RequestServer},
 };
-use crate::{metrics::Metrics, service::Services};
+use crate::{metrics::Metrics, service::Services, types::Consistency};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -52,6 +52,8 @@ pub struct Api {
     pub services: Arc<Services>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What a read promises whose client does not say; none can, over gRPC.
+    pub reads: Consistency,
     /// The largest content, in bytes.
     pub content_bytes_max: usize,
     /// The clients that are there.

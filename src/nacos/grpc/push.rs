@@ -2,7 +2,8 @@
 //!
 //! A change marks a key in the client's watcher; the mark becomes a message only when the connection can take one. So a
 //! client that reads slowly costs one mark for each key it listens to, and holds nobody up. A push counts as delivered when
-//! it was acknowledged; otherwise it is sent again (Nacos: `RpcConfigChangeNotifier`).
+//! it was acknowledged; otherwise it is sent again (Nacos: `RpcConfigChangeNotifier`). A client that acknowledges and then
+//! does not look is reminded: some forget a push that comes at the wrong moment.
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     pin::Pin,
@@ -17,7 +18,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     Api,
-    connection::{Connection, Spelling},
+    connection::{Announced, Connection, Moment, Spelling},
     farewell,
     transport::Transport,
 };
@@ -47,6 +48,14 @@ const ACKNOWLEDGEMENT: Duration = Duration::from_secs(3);
 const RETRY_STEP: Duration = Duration::from_secs(2);
 /// Nacos: `nacos.config.push.maxRetryTime`.
 const TRIES_MAX: u32 = 50;
+/// A client that acknowledged the n-th push of a change and has not looked at it n times this later is pushed to again.
+const LOOK_STEP: Duration = Duration::from_secs(1);
+/// A client has this long, and so much longer for each of them, to look at what the answer to a listen request names. (One in
+/// Rust, nacos_rust_client, never does.)
+const LOOK_AT_ANSWER: Duration = Duration::from_secs(3);
+const LOOK_AT_KEY: Duration = Duration::from_millis(2);
+/// So often is a change pushed to who acknowledges and does not look: it may be of no interest.
+const UNSEEN_MAX: u32 = 4;
 
 /// What is pushed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,12 +68,24 @@ enum Pushed {
     Part(u64),
 }
 
-/// A push that was not acknowledged yet.
+/// A push that was not acknowledged yet, or of which it is not known whether the client looked at what changed.
 struct Flight {
     pushed: Pushed,
     tries: u32,
+    sent: Moment,
+    acknowledged: bool,
     /// When to try again.
     due: Instant,
+}
+
+impl Flight {
+    /// Whether the client has not looked at what it was told of. Of anything but a change an acknowledgement is enough.
+    fn is_unseen(&self, connection: &Connection) -> bool {
+        match &self.pushed {
+            Pushed::Change(key, _) => !connection.has_looked_since(key, self.sent),
+            Pushed::Presence(_) | Pushed::Part(_) => false,
+        }
+    }
 }
 
 /// The outgoing side of a stream; it reads the incoming side itself.
@@ -154,8 +175,7 @@ impl Pushes {
         let declared = payload.metadata.as_ref().map_or("", |it| &it.client_ip).trim();
         let ip = if declared.is_empty() { self.transport.peer.ip().to_string() } else { declared.to_owned() };
         let client = ClientLabels { ip, asked_tag: None, carried_tag: tag };
-        let version = setup.client_version.as_deref().unwrap_or_default();
-        let connection = Arc::new(Connection::new(client, self.api.services.watcher(), version));
+        let connection = Arc::new(Connection::new(client, self.api.services.watcher()));
         if !self.transport.register(&connection) {
             return false;
         }
@@ -245,12 +265,22 @@ impl Client {
     /// Takes note of an acknowledgement.
     fn acknowledged(&mut self, id: u64, payload: &Payload) {
         self.connection.questions.answered(id, payload);
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        if flight.is_unseen(&self.connection) {
+            if !flight.acknowledged {
+                flight.acknowledged = true;
+                self.due.remove(&(flight.due, id));
+                flight.due = Instant::now() + LOOK_STEP * flight.tries;
+                self.due.insert((flight.due, id));
+            }
+            return;
+        }
         if let Some(Flight { pushed: Pushed::Part(part), .. }) = self.land(id) {
             self.connection.patterns.settle(part);
         }
     }
 
-    /// Waits no longer for an acknowledgement.
+    /// Waits no longer for anything.
     fn land(&mut self, id: u64) -> Option<Flight> {
         let flight = self.flights.remove(&id)?;
         self.due.remove(&(flight.due, id));
@@ -299,6 +329,7 @@ impl Client {
 
     /// What to push, with the tries made so far. `None`: nothing, and the next mark wakes who asks.
     fn next_push(&mut self, api: &Api, now: Instant, context: &Context<'_>) -> Option<(Pushed, u32)> {
+        self.expect_looks(api, now);
         self.retry(now);
         loop {
             while let Some((pushed, tries)) = self.waiting.pop_front() {
@@ -339,6 +370,17 @@ impl Client {
         }
     }
 
+    /// What the answer to a listen request names is as good as pushed and acknowledged: a look at it has to follow.
+    fn expect_looks(&mut self, api: &Api, now: Instant) {
+        for Announced { at, keys } in self.connection.take_announced() {
+            let due = now + LOOK_AT_ANSWER + LOOK_AT_KEY * u32::try_from(keys.len()).unwrap_or(u32::MAX);
+            for (key, spelling) in keys {
+                let pushed = Pushed::Change(key, spelling);
+                self.expect(api.request_id(), Flight { pushed, tries: 0, sent: at, acknowledged: true, due });
+            }
+        }
+    }
+
     /// Puts in line what was not acknowledged in time.
     fn retry(&mut self, now: Instant) {
         while let Some((due, id)) = self.due.first().copied()
@@ -348,10 +390,18 @@ impl Client {
                 self.due.remove(&(due, id));
                 continue;
             };
-            let (pushed, tries) = (flight.pushed.clone(), flight.tries);
-            self.land(id);
-            if tries < TRIES_MAX {
+            let again = flight.tries < if flight.acknowledged { UNSEEN_MAX } else { TRIES_MAX };
+            let seen = flight.acknowledged && !flight.is_unseen(&self.connection);
+            let Some(Flight { pushed, tries, acknowledged, .. }) = self.land(id) else { continue };
+            if seen {
+                continue;
+            }
+            if again {
                 self.waiting.push_back((pushed, tries));
+                continue;
+            }
+            if acknowledged {
+                tracing::debug!(?pushed, "a client acknowledged {UNSEEN_MAX} pushes and did not look");
                 continue;
             }
             // Clients list all keys again every few minutes and find out by that.
@@ -364,19 +414,22 @@ impl Client {
 
     /// `None`: there is nothing to say any more.
     fn push(&mut self, api: &Api, now: Instant, pushed: Pushed, tries: u32) -> Option<Payload> {
-        // An older push of the same key need not be repeated: this one says as much.
-        if let Some(older) = self.newest.get(&pushed).copied() {
-            self.land(older);
-        }
         let id = api.request_id();
         let payload = self.message(&pushed, id)?;
-        let tries = tries + 1;
+        let (tries, sent) = (tries + 1, self.connection.moment());
         let due = now + ACKNOWLEDGEMENT + RETRY_STEP * tries;
-        self.due.insert((due, id));
-        self.newest.insert(pushed.clone(), id);
-        self.flights.insert(id, Flight { pushed, tries, due });
+        self.expect(id, Flight { pushed, tries, sent, acknowledged: false, due });
         api.metrics.pushes.inc();
         Some(payload)
+    }
+
+    fn expect(&mut self, id: u64, flight: Flight) {
+        // An older push of the same key need not be repeated: this one says as much.
+        if let Some(older) = self.newest.insert(flight.pushed.clone(), id) {
+            self.land(older);
+        }
+        self.due.insert((flight.due, id));
+        self.flights.insert(id, flight);
     }
 
     fn message(&self, pushed: &Pushed, id: u64) -> Option<Payload> {

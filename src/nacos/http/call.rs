@@ -118,20 +118,25 @@ impl Call {
         Ok(ClientLabels { ip: self.ip(), asked_tag, carried_tag })
     }
 
-    /// How new the read must be.
-    pub(super) fn consistency(&self) -> Result<Consistency, Box<Answer>> {
+    /// How new the read must be; `unsaid` where the client does not say. A client that names a revision gets no less than
+    /// one that does not.
+    pub(super) fn consistency(&self, unsaid: Consistency) -> Result<Consistency, Box<Answer>> {
         let asked = self.params.get("consistency").or_else(|| self.header("coracle-consistency"));
         let min_revision = self.params.get("minRevision").or_else(|| self.header("coracle-min-revision"));
+        let asked = match asked.map(Consistency::from_name) {
+            None => unsaid,
+            Some(Some(named)) => named,
+            Some(None) => {
+                let asked = asked.unwrap_or_default();
+                return Err(Box::new(caused(&format!("consistency is 'local' or 'linearizable', not {asked:?}"))));
+            }
+        };
         match (asked, min_revision) {
-            (Some("linearizable"), _) => Ok(Consistency::Linearizable),
-            (None | Some("local"), None) => Ok(Consistency::Local),
-            (None | Some("local"), Some(revision)) => match revision.parse() {
+            (Consistency::Linearizable, _) | (_, None) => Ok(asked),
+            (Consistency::Local | Consistency::AtLeast(_), Some(revision)) => match revision.parse() {
                 Ok(revision) => Ok(Consistency::AtLeast(Revision(revision))),
                 Err(_) => Err(Box::new(caused(&format!("minRevision is not a number: {revision:?}")))),
             },
-            (Some(other), _) => {
-                Err(Box::new(caused(&format!("consistency is 'local' or 'linearizable', not {other:?}"))))
-            }
         }
     }
 }

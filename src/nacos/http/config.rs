@@ -82,7 +82,7 @@ fn publication(api: &Api, mut call: Call) -> Result<Publication, Refused> {
 }
 
 pub(super) async fn query(api: &Api, call: &Call) -> Answer {
-    let asked: Result<_, Refused> = (|| Ok((call.key()?, call.labels()?, call.consistency()?)))();
+    let asked: Result<_, Refused> = (|| Ok((call.key()?, call.labels()?, call.consistency(api.clients.reads)?)))();
     let (key, labels, consistency) = match asked {
         Ok(asked) => asked,
         Err(refused) => return *refused,
@@ -126,7 +126,7 @@ fn content(found: &Found) -> Answer {
 }
 
 pub(super) async fn query_beta(api: &Api, call: &Call) -> Answer {
-    let asked: Result<_, Refused> = (|| Ok((call.key()?, call.consistency()?)))();
+    let asked: Result<_, Refused> = (|| Ok((call.key()?, call.consistency(api.clients.reads)?)))();
     let (key, consistency) = match asked {
         Ok(asked) => asked,
         Err(refused) => return *refused,
@@ -184,7 +184,7 @@ async fn formal(
     api: &Api,
     call: &Call,
 ) -> Result<(ConfigKey, crate::service::Read<Option<Arc<ConfigRecord>>>), Refused> {
-    let (key, consistency) = (call.key()?, call.consistency()?);
+    let (key, consistency) = (call.key()?, call.consistency(api.clients.reads)?);
     let read = api.services.get_variant(&key, &Variant::Formal, consistency).await;
     Ok((key, read.map_err(|err| Box::new(failure(&err)))?))
 }

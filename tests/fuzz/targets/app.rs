@@ -69,6 +69,7 @@ impl App {
         let clients = Arc::new(nacos::grpc::Api {
             services: services.clone(),
             metrics: metrics.clone(),
+            reads: Consistency::Local,
             content_bytes_max: CONTENT_BYTES_MAX,
             connections: Arc::default(),
             next_request: 1.into(),

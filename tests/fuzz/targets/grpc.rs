@@ -14,7 +14,7 @@ use coracle::{
         wire::payload::{Body, Metadata, Payload},
     },
     storage::StateStore,
-    types::Millis,
+    types::{Consistency, Millis},
 };
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody};
@@ -63,6 +63,7 @@ pub fn run(input: &[u8]) {
     let api = Arc::new(Api {
         services: app.services.clone(),
         metrics: app.metrics.clone(),
+        reads: Consistency::Local,
         content_bytes_max: CONTENT_BYTES_MAX,
         connections: Arc::default(),
         next_request: 1.into(),
