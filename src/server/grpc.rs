@@ -3,7 +3,7 @@ use std::{convert::Infallible, future::poll_fn, net::SocketAddr, pin::pin, sync:
 
 use futures_util::FutureExt;
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     accept::{self, Place, stopped},
+    outgoing,
     streams::Streams,
 };
 use crate::nacos::grpc::{Api, Methods, Transport};
@@ -80,6 +81,7 @@ async fn connection(
         request.extensions_mut().insert(transport.clone());
         methods.call(request).map(Ok::<_, Infallible>)
     });
+    let (socket, outgoing) = outgoing::split(socket);
     let mut streams = Streams::default();
     let connection = http2::Builder::new(streams.begun.clone())
         .timer(TokioTimer::new())
@@ -87,12 +89,12 @@ async fn connection(
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(socket, service);
     let mut connection = pin!(connection);
     let mut told = false;
     let served = loop {
         tokio::select! {
-            served = poll_fn(|context| streams.poll_with(connection.as_mut(), context)) => break served,
+            served = poll_fn(|context| streams.poll_with(connection.as_mut(), |it| outgoing.send(it), context)) => break served,
             () = stopped(&mut stopping), if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();

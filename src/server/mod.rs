@@ -6,6 +6,7 @@ mod grpc;
 mod http;
 mod node;
 mod options;
+mod outgoing;
 mod streams;
 
 use std::{

@@ -59,10 +59,12 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Goes on with the connection and with its streams; ready when the connection has ended.
+    /// Goes on with the connection and with its streams, then has `send` send what was written; ready when the connection has
+    /// ended.
     pub(super) fn poll_with<T>(
         &mut self,
         mut connection: Pin<&mut impl Future<Output = T>>,
+        send: impl Fn(&mut Context<'_>),
         context: &mut Context<'_>,
     ) -> Poll<T> {
         let bell = Waker::from(self.bell.clone());
@@ -72,6 +74,7 @@ impl Streams {
         for _ in 0..ROUNDS_MAX {
             self.bell.rung.store(false, Ordering::SeqCst);
             if let Poll::Ready(ended) = connection.as_mut().poll(&mut inner) {
+                send(&mut inner);
                 return Poll::Ready(ended);
             }
             self.open.extend(self.begun.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..));
@@ -81,6 +84,7 @@ impl Streams {
                 break;
             }
         }
+        send(&mut inner);
         self.bell.at_work.store(false, Ordering::SeqCst);
         if self.bell.rung.load(Ordering::SeqCst) {
             context.waker().wake_by_ref();
@@ -139,7 +143,7 @@ mod tests {
             }
             if answered == REQUESTS { Poll::Ready(()) } else { Poll::Pending }
         }));
-        let all = poll_fn(|context| streams.poll_with(connection.as_mut(), context));
+        let all = poll_fn(|context| streams.poll_with(connection.as_mut(), |_| {}, context));
         timeout(Duration::from_secs(60), all).await.expect("a wake-up was lost");
     }
 
@@ -152,7 +156,7 @@ mod tests {
             Poll::Pending
         }));
         let mut connection = pin!(pending::<()>());
-        let busy = poll_fn(|context| streams.poll_with(connection.as_mut(), context));
+        let busy = poll_fn(|context| streams.poll_with(connection.as_mut(), |_| {}, context));
         assert!(timeout(Duration::from_millis(20), busy).await.is_err());
     }
 }
