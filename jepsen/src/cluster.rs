@@ -89,6 +89,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     pub targets: std::sync::Arc<Targets>,
     next_id: u64,
+    /// How many running processes were killed.
+    pub kills: u64,
 }
 
 /// sled panics when it cannot flush while it is closed. A node that closes it so has failed already and is about to end, and
@@ -103,7 +105,7 @@ impl Cluster {
         let slots = places.iter().zip(1..).map(|(place, id)| (AtomicU64::new(id), place.address)).collect();
         let next_id = places.len() as u64 + 1;
         let nodes = places.into_iter().map(|place| Node { place, child: None }).collect();
-        Self { program, nodes, targets: std::sync::Arc::new(Targets { slots }), next_id }
+        Self { program, nodes, targets: std::sync::Arc::new(Targets { slots }), next_id, kills: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -178,6 +180,7 @@ impl Cluster {
         let Some(mut child) = self.nodes[slot].child.take() else { return Ok("was not running".into()) };
         child.kill()?;
         let status = child.wait()?;
+        self.kills += 1;
         Ok(format!("pid {} gone ({status})", child.id()))
     }
 

@@ -56,6 +56,9 @@ struct Arguments {
     /// Only faults whose kind begins so, or with one of several between commas.
     #[arg(long)]
     only: Option<String>,
+    /// Milliseconds from one operation of a client to its next.
+    #[arg(long, default_value_t = 45)]
+    pace: u64,
     /// The server [target/release/coracle, ../target/release/coracle].
     #[arg(long)]
     program: Option<PathBuf>,
@@ -160,6 +163,7 @@ fn options(arguments: Arguments, namespaces: Result<String, String>) -> Result<O
         repeat,
         in_order: arguments.ci || arguments.only.is_some(),
         only: arguments.only,
+        pace: Duration::from_millis(arguments.pace.max(1)),
         namespaces,
     })
 }

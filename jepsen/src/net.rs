@@ -1,5 +1,6 @@
 //! Network namespaces: one for each node, one for the control program, and one for the bridge between them, so that nothing
-//! of a run can reach another network. Cutting and losing is done by nftables in the namespace of who should not hear.
+//! of a run can reach another network. Cutting and losing is done by nftables in the namespace of who should not hear, slowing
+//! down by a token bucket (`tc … tbf`) in that of who sends.
 use std::{
     collections::BTreeMap,
     io::{self, Write},
@@ -153,9 +154,33 @@ impl Net {
         Ok(dropped)
     }
 
+    /// No more than this leaves each of these nodes; what has to wait for longer than a second is lost.
+    pub fn slow(&self, slots: &[usize], kbit: u32) -> io::Result<()> {
+        let rate = format!("{kbit}kbit");
+        let tbf = ["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", &rate, "burst", "3200", "latency", "1s"];
+        slots.iter().try_for_each(|slot| self.inside(*slot, "tc", &tbf, "").map(drop))
+    }
+
+    /// Takes those limits away; how many packets had to wait.
+    pub fn fast(&self, slots: &[usize]) -> io::Result<u64> {
+        let mut waited = 0;
+        for slot in slots {
+            let shown = self.inside(*slot, "tc", &["-s", "qdisc", "show", "dev", "eth0"], "")?;
+            let counts = shown.split("overlimits ").skip(1).filter_map(|it| it.split(' ').next());
+            waited += counts.filter_map(|it| it.parse::<u64>().ok()).sum::<u64>();
+            self.inside(*slot, "tc", &["qdisc", "del", "dev", "eth0", "root"], "")?;
+        }
+        Ok(waited)
+    }
+
     fn nft(&self, slot: usize, arguments: &[&str], script: &str) -> io::Result<String> {
+        self.inside(slot, "nft", arguments, script)
+    }
+
+    /// What a program prints that runs in the namespace of a node.
+    fn inside(&self, slot: usize, program: &str, arguments: &[&str], script: &str) -> io::Result<String> {
         let mut child = Command::new("ip")
-            .args(["netns", "exec", &node(&self.prefix, slot), "nft"])
+            .args(["netns", "exec", &node(&self.prefix, slot), program])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -168,6 +193,6 @@ impl Net {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        Err(io::Error::other(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim())))
+        Err(io::Error::other(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())))
     }
 }

@@ -22,6 +22,10 @@ pub struct Meta {
     pub program: String,
     pub network: String,
     pub seconds: f64,
+    /// Running processes that were killed, whatever the fault.
+    pub kills: u64,
+    /// Disks that lost what was not flushed.
+    pub power_losses: u64,
     pub checking_seconds: f64,
 }
 
@@ -135,6 +139,7 @@ fn tell(checks: &[Check]) {
 /// Says what was found.
 pub fn print(meta: &Meta, checks: &[Check], out: &Path) {
     tell(checks);
-    let Meta { verdict, seed, seconds, checking_seconds, .. } = meta;
+    let Meta { verdict, seed, seconds, kills, power_losses, checking_seconds, .. } = meta;
+    println!("{kills} processes killed, {power_losses} disks lost power");
     println!("verdict {verdict:?}, seed {seed}, {seconds:.0} s, checked in {checking_seconds:.1} s; {}", out.display());
 }

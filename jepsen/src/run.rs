@@ -36,8 +36,6 @@ use crate::{
 /// Clients that keep to each node, and such that go about.
 const WORKERS_PINNED: u32 = 3;
 const WORKERS_ROAMING: u32 = 4;
-/// Between two operations of a client.
-const PACE: Duration = Duration::from_millis(45);
 /// Between two faults.
 const BREATH: Duration = Duration::from_millis(700);
 /// How long subscribers may take to hear of the last change.
@@ -65,6 +63,8 @@ pub struct Options {
     pub in_order: bool,
     /// Only faults whose kind begins with one of these, between commas.
     pub only: Option<String>,
+    /// From one operation of a client to its next.
+    pub pace: Duration,
     /// The prefix of the network namespaces; or why there are none.
     pub namespaces: Result<String, String>,
 }
@@ -96,15 +96,23 @@ pub async fn run(options: Options) -> Result<Verdict, String> {
         finish(&mut nemesis, &shared, &mut load).await;
     }
     let panics = nemesis.cluster.panics();
+    let kills = nemesis.cluster.kills;
+    let crashes = |disks: &Vec<Mounted>| disks.iter().map(|it| it.disk().crashes).sum();
+    let power_losses = nemesis.disks.as_ref().map_or(0, crashes);
     drop(nemesis);
     load.subscribers.abort_all();
     let mut history = std::mem::take(&mut *recorder.history());
     history.panics = panics;
     history.panics.extend(healed.err().map(|why| format!("the cluster did not heal: {why}")));
-    judge(&options, &history, began)
+    judge(&options, &history, began, (kills, power_losses))
 }
 
-fn judge(options: &Options, history: &History, began: Instant) -> Result<Verdict, String> {
+fn judge(
+    options: &Options,
+    history: &History,
+    began: Instant,
+    (kills, power_losses): (u64, u64),
+) -> Result<Verdict, String> {
     let checking = Instant::now();
     let checks = check::all(history);
     let verdict = checks.iter().fold(Verdict::True, |all, it| all.and(it.verdict));
@@ -115,6 +123,8 @@ fn judge(options: &Options, history: &History, began: Instant) -> Result<Verdict
         program: options.program.display().to_string(),
         network: options.namespaces.clone().map_or_else(|why| format!("loopback: {why}"), |_| "namespaces".into()),
         seconds: began.elapsed().as_secs_f64(),
+        kills,
+        power_losses,
         checking_seconds: checking.elapsed().as_secs_f64(),
     };
     report::write(&options.out, &meta, &checks, history).map_err(|err| format!("write the report: {err}"))?;
@@ -163,7 +173,7 @@ impl Load {
         let mut load = Self { workers: JoinSet::new(), subscribers: JoinSet::new(), beliefs: Vec::new() };
         let pinned = (0..options.nodes).flat_map(|slot| (0..WORKERS_PINNED).map(move |_| Some(slot)));
         for (number, slot) in pinned.chain((0..WORKERS_ROAMING).map(|_| None)).enumerate() {
-            load.workers.spawn(Worker::new(shared.clone(), number as u32, slot, options.seed).run(PACE));
+            load.workers.spawn(Worker::new(shared.clone(), number as u32, slot, options.seed).run(options.pace));
         }
         for (number, slot) in (0..options.nodes).map(Some).chain([None, None]).enumerate() {
             let number = number as u32;

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::Check;
-use crate::history::{Call, History, Outcome};
+use crate::history::{Call, Fault, History, Nanos, Op, Outcome, SECOND};
 
 /// Every planned fault bit, and every kind of operation succeeded.
 pub fn check(history: &History) -> Check {
@@ -36,5 +36,38 @@ pub fn check(history: &History) -> Check {
             check.anomaly(format!("not one {name}"));
         }
     }
+    check.notes.extend(writes_back(history));
     check.finish()
+}
+
+/// How long after a leader was killed the first write succeeded that was asked for after that.
+fn writes_back(history: &History) -> Option<String> {
+    let is_write = |op: &&Op| op.outcome == Outcome::Ok && !matches!(op.call, Call::Read(_));
+    let mut writes: Vec<(Nanos, Nanos)> =
+        history.ops.iter().filter(is_write).map(|op| (op.invoked, op.returned)).collect();
+    writes.sort_unstable();
+    let back = |fault: &Fault| {
+        let after = &writes[writes.partition_point(|(invoked, _)| *invoked < fault.from)..];
+        let mut first = Nanos::MAX;
+        for (invoked, returned) in after {
+            if *invoked > first {
+                break;
+            }
+            first = first.min(*returned);
+        }
+        (first < Nanos::MAX).then(|| first - fault.from)
+    };
+    let leader_killed = |fault: &&Fault| fault.kind == "kill" && fault.detail == "Leader" && fault.evidence.is_some();
+    let mut times: Vec<Nanos> = history.faults.iter().filter(leader_killed).filter_map(back).collect();
+    times.sort_unstable();
+    let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
+    let seconds = |it: Nanos| it as f64 / SECOND as f64;
+    let (half, most, last) = (at(50)?, at(99)?, times.last()?);
+    Some(format!(
+        "writes back after a killed leader: p50 {:.2} s, p99 {:.2} s, at most {:.2} s ({} times)",
+        seconds(*half),
+        seconds(*most),
+        seconds(*last),
+        times.len()
+    ))
 }

@@ -81,6 +81,8 @@ pub struct Disk {
     pub flushes_fail: bool,
     /// How many requests were failed on purpose.
     pub failed: u64,
+    /// How often the power went.
+    pub crashes: u64,
 }
 
 impl Default for Disk {
@@ -94,6 +96,7 @@ impl Default for Disk {
             used_max: u64::MAX,
             flushes_fail: false,
             failed: 0,
+            crashes: 0,
         }
     }
 }
@@ -255,6 +258,7 @@ impl Disk {
 
     /// Loses power: what is live is what was durable. With `torn`, a part of each lost write is there.
     pub fn crash(&mut self, mut torn: Option<&mut Random>) -> Lost {
+        self.crashes += 1;
         let mut lost = Lost::default();
         for node in self.nodes.values_mut() {
             match node {

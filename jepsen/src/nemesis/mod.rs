@@ -19,7 +19,7 @@ use crate::{
 
 /// How long a partition lasts: several elections, and less than a node's patience with a write.
 const PARTITION: Duration = Duration::from_secs(3);
-/// How long messages are lost.
+/// How long messages are lost, or late.
 const LOSS: Duration = Duration::from_secs(4);
 
 /// Whatever can be broken. What cannot be says why.
@@ -64,7 +64,7 @@ impl Nemesis {
     /// Why a fault cannot be tried here.
     fn cannot(&self, step: Step) -> Option<String> {
         match step {
-            Step::Partition(_) | Step::Loss(..) => self.net.as_ref().err().cloned(),
+            Step::Partition(_) | Step::Loss(..) | Step::Slow(..) => self.net.as_ref().err().cloned(),
             Step::PowerLoss(..) | Step::DiskFull(_) | Step::DiskError(_) | Step::BitFlip(_) => {
                 self.disks.as_ref().err().cloned()
             }
@@ -81,6 +81,7 @@ impl Nemesis {
             Step::Transfer => self.transfer().await,
             Step::Partition(shape) => self.partition(shape).await,
             Step::Loss(target, percent) => self.loss(target, percent).await,
+            Step::Slow(target, kbit) => self.slow(target, kbit).await,
             Step::PowerLoss(target, torn) => self.power_loss(target, torn).await,
             Step::Replace(target) => self.replace(target).await,
             Step::Clock(target) => self.clock(target).await,
@@ -162,5 +163,14 @@ impl Nemesis {
         self.net()?.lose(&pairs, percent).map_err(|err| err.to_string())?;
         sleep(LOSS).await;
         self.healed(format!("{percent} % of the messages of {} nodes", hit.len())).await
+    }
+
+    async fn slow(&mut self, target: Target, kbit: u32) -> Bitten {
+        let hit = self.slots(target).await?;
+        self.net()?.slow(&hit, kbit).map_err(|err| err.to_string())?;
+        sleep(LOSS).await;
+        let waited = self.net()?.fast(&hit).map_err(|err| err.to_string())?;
+        let evidence = (waited > 0).then(|| format!("{waited} packets had to wait"));
+        Ok(Bite { detail: format!("{kbit} kbit/s from {} nodes", hit.len()), evidence })
     }
 }

@@ -42,6 +42,8 @@ pub enum Step {
     Partition(Shape),
     /// Percentage of messages lost, on all ways or only from and to one follower.
     Loss(Target, u32),
+    /// So many kbit a second leave a node: messages queue and come late.
+    Slow(Target, u32),
     /// Kill, and lose what was not flushed; `torn`: but for some sectors.
     PowerLoss(Target, bool),
     /// Remove, wipe, and add under a new id.
@@ -71,6 +73,7 @@ impl Step {
             Self::Partition(Shape::Bridge) => "partition-bridge",
             Self::Partition(Shape::Ring) => "partition-ring",
             Self::Loss(..) => "loss",
+            Self::Slow(..) => "slow-link",
             Self::PowerLoss(Target::All, _) => "power-loss-all",
             Self::PowerLoss(..) => "power-loss",
             Self::Replace(_) => "membership",
@@ -88,7 +91,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// The plan of a short run: everything at least once.
+/// The plan of a short run: everything at least once, what is quick more often.
 pub const PLAN: &[Step] = &[
     Step::Partition(Shape::LeaderInMinority),
     Step::Partition(Shape::LeaderInMajority),
@@ -122,9 +125,21 @@ pub const PLAN: &[Step] = &[
     Step::DiskFull(Target::Follower),
     Step::DiskError(Target::Leader),
     Step::BitFlip(Target::Follower),
+    Step::Slow(Target::Leader, 400),
+    Step::Slow(Target::Follower, 150),
+    Step::Slow(Target::All, 600),
     Step::Partition(Shape::LeaderInMinority),
     Step::Kill(Target::Leader),
     Step::PowerLoss(Target::All, true),
+    Step::Bounce(Target::Follower),
+    Step::PowerLoss(Target::Leader, true),
+    Step::Transfer,
+    Step::PowerLoss(Target::Most, false),
+    Step::Bounce(Target::Most),
+    Step::Pause(Target::Follower, 300),
+    Step::Kill(Target::Leader),
+    Step::Transfer,
+    Step::BitFlip(Target::Follower),
 ];
 
 /// The same in an order that the seed says.
