@@ -208,6 +208,10 @@ pub struct History {
     pub logs: Vec<Logged>,
     /// Lines of the nodes' logs that no healthy program writes.
     pub panics: Vec<String>,
+    /// What subscribers were told of without having asked for it.
+    pub strays: Vec<String>,
+    /// Changes of configurations that nobody listens to, but for one part of their names the same as those that are.
+    pub decoys: u64,
 }
 
 impl History {

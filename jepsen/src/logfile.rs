@@ -117,7 +117,8 @@ fn logged(node: u64, (term, index): (u64, u64), kind: u8, payload: &[u8]) -> Res
         return Ok(nothing);
     }
     let proposal = Proposal::decode(payload).map_err(|err| format!("entry {index}: {err}"))?;
-    let key = |name: &str| name.rsplit('/').next().and_then(keys::parse);
+    // Those of another namespace or group are decoys.
+    let key = |name: &str| name.strip_prefix("public/G/").and_then(keys::parse);
     Ok(match (proposal.publication, proposal.removal) {
         (Some(publication), _) => {
             let text = publication.content.unwrap_or_default().text;

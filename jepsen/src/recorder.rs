@@ -37,6 +37,16 @@ impl Recorder {
         self.history().silences.push(silence);
     }
 
+    /// A subscriber was told of what it did not ask for.
+    pub fn stray(&self, subscriber: u32, what: String) {
+        self.history().strays.push(format!("subscriber {subscriber} was told of {what}"));
+    }
+
+    /// Something was changed that nobody listens to.
+    pub fn decoy(&self) {
+        self.history().decoys += 1;
+    }
+
     /// Says it to whoever watches, too.
     pub fn fault(&self, fault: Fault) {
         let seconds = |at: Nanos| at as f64 / 1e9;

@@ -81,6 +81,8 @@ pub fn write(out: &Path, meta: &Meta, checks: &[Check], history: &History) -> io
     all(&mut lines, "state", &history.states)?;
     all(&mut lines, "logged", &history.logs)?;
     all(&mut lines, "panic", &history.panics)?;
+    all(&mut lines, "stray", &history.strays)?;
+    all(&mut lines, "decoys", &[history.decoys])?;
     lines.flush()
 }
 
@@ -104,6 +106,8 @@ pub fn check_again(file: &Path) -> Result<Verdict, String> {
             Line::State(it) => history.states.push(it),
             Line::Logged(it) => history.logs.push(it),
             Line::Panic(it) => history.panics.push(it),
+            Line::Stray(it) => history.strays.push(it),
+            Line::Decoys(it) => history.decoys += it,
         }
     }
     let checks = crate::check::all(&history);
@@ -123,6 +127,8 @@ enum Line {
     State(StateAt),
     Logged(Logged),
     Panic(String),
+    Stray(String),
+    Decoys(u64),
 }
 
 fn tell(checks: &[Check]) {

@@ -18,7 +18,8 @@ use crate::{
     cluster::{self, Cluster, Place},
     disk::mount::Mounted,
     history::{Call, History, Level, Stand, Value},
-    keys::Keys,
+    http::Http,
+    keys::{self, Keys},
     logfile,
     nemesis::{
         Nemesis,
@@ -41,6 +42,9 @@ const BREATH: Duration = Duration::from_millis(700);
 /// How long subscribers may take to hear of the last change.
 const CONVERGE_MAX: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
+/// From one change that nobody listens to to the next, and how long one may take.
+const DECOY_PACE: Duration = Duration::from_millis(100);
+const DECOY_PATIENCE: Duration = Duration::from_secs(1);
 /// The first number of the clients that write and read at the end.
 const FINAL: u32 = 5_000;
 /// The first number of subscribers over gRPC.
@@ -187,6 +191,7 @@ impl Load {
             let streamer = Streamer { shared: shared.clone(), number, pinned: slot, belief, random: random(number) };
             load.subscribers.spawn(streamer.run());
         }
+        load.workers.spawn(decoy(shared.clone()));
         load
     }
 
@@ -194,6 +199,24 @@ impl Load {
         let belief = Arc::new(Belief::default());
         self.beliefs.push((number, name, belief.clone()));
         belief
+    }
+}
+
+/// Changes what nobody listens to: the data ids that are, in another group or namespace.
+async fn decoy(shared: Shared) {
+    let mut serial = 0;
+    while !*shared.stopping.borrow() {
+        serial += 1;
+        let slot = serial % shared.targets.len();
+        let heard = shared.keys.heard();
+        let name = keys::name(heard[serial % heard.len()]);
+        let place = if serial % 2 == 0 { "group=OTHER" } else { "group=G&tenant=elsewhere" };
+        let target = format!("/nacos/v1/cs/configs?dataId={name}&{place}&content=decoy-{serial}");
+        let answer = Http::new(shared.targets.get(slot).1, DECOY_PATIENCE).request("POST", &target, "", "").await;
+        if answer.is_ok_and(|it| it.status == 200) {
+            shared.recorder.decoy();
+        }
+        sleep(DECOY_PACE).await;
     }
 }
 

@@ -1,5 +1,5 @@
 //! Those who want to hear over gRPC: pushes on a stream. Now and then they publish, as applications do.
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde_json::{Value as Json, json};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -35,6 +35,8 @@ struct Session {
     number: u32,
     node: u64,
     listened: Vec<u32>,
+    /// All that were listened to: a push may be under way when that ends.
+    asked: BTreeSet<u32>,
 }
 
 impl Streamer {
@@ -47,7 +49,7 @@ impl Streamer {
             let slot = self.pinned.unwrap_or_else(|| self.random.below(slots) as usize);
             let node = self.shared.targets.get(slot).0;
             if let Ok(client) = Client::connect(self.shared.targets.grpc(slot)).await {
-                let mut session = Session { client, number, node, listened: Vec::new() };
+                let mut session = Session { client, number, node, listened: Vec::new(), asked: BTreeSet::new() };
                 // Why it ended does not matter: a new session begins.
                 drop(self.session(&mut session, &mut serial).await);
             }
@@ -84,6 +86,7 @@ impl Streamer {
             if keys.is_empty() {
                 continue;
             }
+            session.asked.extend(keys);
             let known = self.belief.known(keys);
             let contexts: Vec<Json> = known.iter().map(context).collect();
             let asked = json!({ "listen": listen, "configListenContexts": contexts });
@@ -114,7 +117,12 @@ impl Streamer {
     }
 
     async fn read(&mut self, session: &mut Session, told_of: &Json, told: Nanos) -> Result<(), String> {
-        let key = told_of["dataId"].as_str().and_then(keys::parse).ok_or_else(|| told_of.to_string())?;
+        let is_ours = told_of["group"] == "G" && told_of["tenant"].as_str().is_none_or(str::is_empty);
+        let key = told_of["dataId"].as_str().filter(|_| is_ours).and_then(keys::parse);
+        let Some(key) = key.filter(|it| session.asked.contains(it)) else {
+            self.shared.recorder.stray(self.number, told_of.to_string());
+            return Ok(());
+        };
         let (_, answer) = session.client.ask("ConfigQueryRequest", &names(key)).await?;
         let read = self.shared.recorder.now();
         let value = match (answer["resultCode"].as_i64(), answer["errorCode"].as_i64()) {

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::{
     client::{self, Shared},
     history::{Delivery, Nanos, Silence, Stand, Value},
-    http::{Answer, Http},
+    http::Http,
     keys,
     random::Random,
 };
@@ -131,7 +131,11 @@ impl Poller {
             return Some(());
         }
         let at_least = answer.number("coracle-revision").filter(|_| asks).map(|it| it.max(*floor));
-        for key in changed(&answer) {
+        for (key, name) in changed(&answer.text()) {
+            let Some(key) = key.filter(|it| listened.contains(it)) else {
+                self.shared.recorder.stray(self.number, name);
+                continue;
+            };
             let read = self.read(session, number, key, told, at_least).await;
             let Some(as_of) = read else {
                 self.belief.set_connected(false);
@@ -199,8 +203,21 @@ fn body(known: &[(u32, Option<Value>)]) -> String {
     format!("Listening-Configs={lines}")
 }
 
-fn changed(answer: &Answer) -> Vec<u32> {
-    let text = answer.text();
-    let names = text.trim().split("%01").filter_map(|line| line.split("%02").next());
-    names.filter_map(keys::parse).collect()
+/// The keys that an answer names, `None` for what is none of a run, and each as it is written.
+fn changed(text: &str) -> Vec<(Option<u32>, String)> {
+    let lines = text.trim().split("%01").filter(|it| !it.is_empty());
+    let key = |line: &str| line.strip_suffix("%02G").and_then(keys::parse);
+    lines.map(|line| (key(line), line.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_another_group_or_namespace_is_no_key_of_a_run() {
+        let text = "k7%02G%01k8%02OTHER%01k9%02G%02elsewhere%01\n";
+        let keys: Vec<Option<u32>> = changed(text).into_iter().map(|it| it.0).collect();
+        assert_eq!(keys, [Some(7), None, None]);
+    }
 }

@@ -1,4 +1,4 @@
-//! What subscribers were told, long polls and streams alike. P1 to P8 are the numbers of `jepsen/README.md`.
+//! What subscribers were told, long polls and streams alike. P1 to P9 are the numbers of `jepsen/README.md`.
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
@@ -33,7 +33,19 @@ pub fn all(history: &History, versions: &Versions) -> Vec<Check> {
         readable(versions, history),
         removals(&streams),
         repeats(&streams),
+        isolated(history),
     ]
+}
+
+/// P9: nobody is told of what it did not ask for, however alike it is called.
+fn isolated(history: &History) -> Check {
+    let mut check = Check::new("P9-isolation");
+    if history.decoys > 0 {
+        check.looked_at = history.deliveries.len();
+    }
+    check.notes.push(format!("{} changes of the same names in another group or namespace", history.decoys));
+    history.strays.iter().for_each(|it| check.anomaly(it.clone()));
+    check.finish()
 }
 
 /// P1: whoever is connected at the end has the last value of every key.

@@ -90,6 +90,8 @@ fn sound() -> History {
         states: vec![state(1, "x"), state(2, "x")],
         logs: [1, 2].into_iter().flat_map(log).collect(),
         panics: vec![],
+        strays: vec![],
+        decoys: 1,
     }
 }
 
@@ -121,6 +123,8 @@ fn anomalies_of_writes_and_reads_are_found() {
     planted("what was removed is back", &["linearizable", "reads"], |it| it.ops[5] = read(Some(B), 20, (11, 12)));
     planted("a removal lost", &["linearizable", "reads"], |it| it.ops[7] = read(Some(B), 20, (17, 18)));
     planted("a phantom", &["linearizable", "reads"], |it| it.ops[1].value = Some(Value(99)));
+    planted("something that nobody asked for is told", &["P9-isolation"], |it| it.strays.push("k1 of OTHER".into()));
+    planted("nothing is there to be isolated from", &["P9-isolation"], |it| it.decoys = 0);
     planted("a foreign content", &["reads"], |it| it.ops[1].value = Some(Value::FOREIGN));
     planted("from the future", &["linearizable", "reads"], |it| it.ops[0].invoked = 5 * SECOND);
     planted("a write that failed is read", &["reads"], |it| {
