@@ -6,9 +6,11 @@ use crate::{
 };
 
 /// Pixels for a second.
-const SCALE: f64 = 6.0;
+const SCALE: f64 = 8.0;
 const CHART_HEIGHT: f64 = 120.0;
-const LANE: f64 = 18.0;
+const LANE: f64 = 16.0;
+/// Faults come one after the other, and their names are longer than they are: they take turns.
+const LANES: usize = 7;
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -27,7 +29,7 @@ pub fn page(meta: &Meta, checks: &[Check], history: &History) -> String {
     let mut out = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Coracle under faults</title><style>\
          body{font:14px system-ui,sans-serif;margin:24px;max-width:1200px}table{border-collapse:collapse}\
-         td,th{text-align:left;padding:2px 12px 2px 0;vertical-align:top}.scroll{overflow-x:auto;border:1px solid #ccc}\
+         td,th{text-align:left;padding:2px 12px 2px 0;vertical-align:top}td:nth-child(-n+3){white-space:nowrap}.scroll{overflow-x:auto;border:1px solid #ccc}\
          code{background:#f3f3f3}</style>",
     );
     let Meta { verdict, seed, nodes, network, seconds, program, .. } = meta;
@@ -98,14 +100,17 @@ fn chart(history: &History) -> String {
         let kind = OUTCOMES.iter().position(|(it, _, _)| it == outcome).unwrap_or(0);
         counts[(*invoked / SECOND) as usize][kind] += 1;
     }
-    let most = counts.iter().map(|it| it.iter().sum::<usize>()).max().unwrap_or(1).max(1) as f64;
+    // At the end everything is read at once: that second is cut off, so that the others are not flat.
+    let mut sums: Vec<usize> = counts.iter().map(|it| it.iter().sum()).collect();
+    sums.sort_unstable();
+    let most = sums.get(sums.len() * 98 / 100).copied().unwrap_or(1).max(1) as f64;
     let faults: Vec<&Fault> = history.faults.iter().filter(|it| it.skipped.is_none()).collect();
-    let (width, height) = (seconds as f64 * SCALE, CHART_HEIGHT + 20.0 + 4.0 * LANE);
+    let (width, height) = (seconds as f64 * SCALE, CHART_HEIGHT + 20.0 + LANES as f64 * LANE);
     let mut out = format!("<div class=\"scroll\"><svg width=\"{width}\" height=\"{height}\">");
     for (second, counts) in counts.iter().enumerate() {
         let mut top = CHART_HEIGHT;
         for (count, (_, colour, name)) in counts.iter().zip(OUTCOMES) {
-            let tall = *count as f64 / most * CHART_HEIGHT;
+            let tall = (*count as f64 / most * CHART_HEIGHT).min(top);
             top -= tall;
             let x = second as f64 * SCALE;
             out.push_str(&format!(
@@ -122,13 +127,13 @@ fn chart(history: &History) -> String {
     for (place, fault) in faults.into_iter().enumerate() {
         let x = seconds_of(fault.from) * SCALE;
         let wide = ((seconds_of(fault.to) - seconds_of(fault.from)) * SCALE).max(2.0);
-        let y = CHART_HEIGHT + 20.0 + (place % 4) as f64 * LANE;
+        let y = CHART_HEIGHT + 20.0 + (place % LANES) as f64 * LANE;
         let title = escape(&format!("{}: {}: {}", fault.kind, fault.detail, told(fault)));
         let colour = if fault.evidence.is_some() { "#c9b8e8" } else { "#b3261e" };
-        out.push_str(&format!("<g><title>{title}</title><rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{wide:.1}\" height=\"15\" fill=\"{colour}\"/>\
+        out.push_str(&format!("<g><title>{title}</title><rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{wide:.1}\" height=\"13\" fill=\"{colour}\"/>\
              <text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\">{}</text></g>",
             x + 2.0,
-            y + 11.0,
+            y + 10.0,
             escape(&fault.kind)
         ));
     }

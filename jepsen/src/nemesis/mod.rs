@@ -148,7 +148,8 @@ impl Nemesis {
     async fn healed(&self, detail: String) -> Bitten {
         let seen = self.cluster.leader().await.map(|it| self.cluster.id(it));
         let dropped = self.net()?.heal().map_err(|err| err.to_string())?;
-        let evidence = (dropped > 0).then(|| format!("{dropped} packets dropped; then node {seen:?} led"));
+        let seen = seen.map_or("nobody".into(), |it| format!("node {it}"));
+        let evidence = (dropped > 0).then(|| format!("{dropped} packets dropped; then {seen} led"));
         Ok(Bite { detail, evidence })
     }
 
