@@ -63,7 +63,13 @@ impl RaftLogReader<TypeConfig> for RaftLog {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<RaftEntry>> {
-        self.read(start..end, READ_BYTES_MAX)
+        let entries = self.read(start..end, READ_BYTES_MAX)?;
+        // A replication stream that was given up, while its messages were held up, may ask for what was purged since. What
+        // follows the gap is no continuation of what it sent: a follower would have a hole in its log.
+        if entries.first().is_some_and(|first| first.log_id.index != start) {
+            return Ok(Vec::new());
+        }
+        Ok(entries)
     }
 }
 
@@ -123,5 +129,32 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     async fn purge(&mut self, upto: LogIdOf<TypeConfig>) -> io::Result<()> {
         self.0.purge(from_raft_id(&upto));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        storage::{LogEntry, Payload, memory_log::MemoryLog},
+        types::LogId,
+    };
+
+    #[tokio::test]
+    async fn what_follows_a_purged_entry_is_not_taken_for_it() {
+        let log = Arc::new(MemoryLog::new());
+        let id = |index| LogId { term: 1, node: 1, index };
+        let entries = (1..=20).map(|index| LogEntry { id: id(index), payload: Payload::Blank }).collect();
+        log.append(entries, Box::new(drop));
+        log.purge(id(10));
+        let mut reader = RaftLog::new(log);
+        let mut indexes = async |start, end| {
+            let entries = reader.limited_get_log_entries(start, end).await.unwrap();
+            entries.into_iter().map(|it| it.log_id.index).collect::<Vec<_>>()
+        };
+        assert_eq!(indexes(11, 14).await, [11, 12, 13]);
+        for start in [1, 5, 10] {
+            assert_eq!(indexes(start, 21).await, Vec::<u64>::new(), "from {start}, which is gone");
+        }
     }
 }

@@ -25,8 +25,8 @@ use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
 use super::{
     TypeConfig, contact,
     convert::{
-        entry_from_wire, membership_from_wire, place_from_wire, raft_id_from_wire, raft_id_to_wire, vote_from_wire,
-        vote_to_wire,
+        RaftEntry, entry_from_wire, membership_from_wire, place_from_wire, raft_id_from_wire, raft_id_to_wire,
+        vote_from_wire, vote_to_wire,
     },
     forward, membership,
     peers::MESSAGE_BYTES_MAX,
@@ -114,10 +114,20 @@ fn failed(err: impl std::fmt::Display) -> Status {
 }
 
 pub(super) fn append_request(it: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, DecodeError> {
+    let entries: Vec<RaftEntry> = it.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?;
+    let prev_log_id = it.previous.map(place_from_wire).transpose()?;
+    // Consensus takes it for granted.
+    let mut next = prev_log_id.as_ref().map_or(Some(0), |it| it.index.checked_add(1));
+    for entry in &entries {
+        if next != Some(entry.log_id.index) {
+            return Err(DecodeError(format!("entry {} does not follow what is before it", entry.log_id.index)));
+        }
+        next = entry.log_id.index.checked_add(1);
+    }
     Ok(AppendEntriesRequest {
         vote: vote_from_wire(it.vote)?,
-        prev_log_id: it.previous.map(place_from_wire).transpose()?,
-        entries: it.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
+        prev_log_id,
+        entries,
         leader_commit: it.committed.map(place_from_wire).transpose()?,
     })
 }
@@ -316,4 +326,33 @@ async fn receive(
         return Err(Status::data_loss(format!("the snapshot has {written} bytes, not {bytes}")));
     }
     threads.run(move || file.finish()).await.flatten().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::{raft::convert::entry_to_wire, storage::codec::wire as log_wire};
+
+    #[test]
+    fn entries_that_leave_a_hole_are_refused() {
+        let id = |index| log_wire::Id { term: 1, node: 1, index };
+        let blank = |index| RaftEntry { log_id: raft_id_from_wire(id(index)), payload: EntryPayload::Blank };
+        let request = |previous: Option<u64>, indexes: &[u64]| wire::AppendRequest {
+            caller: None,
+            vote: Some(wire::Vote { term: 1, node: 1, committed: true }),
+            previous: previous.map(id),
+            entries: indexes.iter().map(|it| entry_to_wire(blank(*it))).collect(),
+            committed: None,
+        };
+        for (previous, indexes) in
+            [(None, &[][..]), (None, &[0, 1]), (Some(5), &[6]), (Some(5), &[6, 7, 8]), (Some(5), &[])]
+        {
+            assert!(append_request(request(previous, indexes)).is_ok(), "{previous:?} {indexes:?}");
+        }
+        for (previous, indexes) in [(None, &[1][..]), (Some(5), &[5]), (Some(5), &[86, 87]), (Some(5), &[6, 8])] {
+            assert!(append_request(request(previous, indexes)).is_err(), "{previous:?} {indexes:?}");
+        }
+    }
 }

@@ -322,6 +322,8 @@ impl Faults {
         }
         let mut world = self.shared.lock();
         world.slots.get_mut(&id).unwrap().removed = true;
+        // Whoever waits for it to come back goes elsewhere.
+        world.node_stopped(id);
         world.note(&format_args!("n{id} is retired"));
     }
 }

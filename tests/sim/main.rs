@@ -1,7 +1,7 @@
 //! Whole clusters in one thread and in simulated time: see README.md beside this file.
 //!
-//! `CORACLE_SIM_SEED=7 cargo test --test sim` runs one seed; `CORACLE_SIM_RUNS=1000` runs that many; `CORACLE_SIM_SECONDS`
-//! says how long faults are injected in each, in simulated seconds; `CORACLE_SIM_TRACE=1` prints every event.
+//! `CORACLE_SIM_SEED=7 cargo test --test sim` runs one seed; `CORACLE_SIM_RUNS=1000` runs that many, from that seed on or from
+//! 1; `CORACLE_SIM_SECONDS` says how long faults are injected in each, in simulated seconds; `CORACLE_SIM_TRACE=1` prints every event.
 #![allow(clippy::unwrap_used)]
 
 mod faults;
@@ -135,7 +135,12 @@ impl Run<'_> {
                 format!("n{id} {}: {status:?}", if slot.removed { "removed" } else { "" })
             })
             .collect();
-        world.violated(format!("after healing, not within {within_ms} ms: {what}\n{}", stands.join("\n")));
+        let waiting: Vec<String> = (0..world.sessions.len())
+            .filter(|at| !world.sessions[*at].attached)
+            .map(|at| format!("subscriber {at} waits at n{}", world.sessions[at].node))
+            .collect();
+        let stands = [stands, waiting].concat().join("\n");
+        world.violated(format!("after healing, not within {within_ms} ms: {what}\n{stands}"));
         false
     }
 
@@ -226,7 +231,7 @@ fn setting(name: &str) -> Option<u64> {
 fn clusters_keep_their_promises() {
     let one = setting("CORACLE_SIM_SEED");
     let first = one.unwrap_or(1);
-    let runs = if one.is_some() { 1 } else { setting("CORACLE_SIM_RUNS").unwrap_or(RUNS) };
+    let runs = setting("CORACLE_SIM_RUNS").unwrap_or(if one.is_some() { 1 } else { RUNS });
     let seconds = setting("CORACLE_SIM_SECONDS").unwrap_or(SECONDS);
     let (mut simulated, mut faults, mut checks) = (Duration::ZERO, 0, 0);
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();

@@ -213,8 +213,12 @@ impl World {
     }
 
     pub(crate) fn move_session(&mut self, at: usize) {
-        let nodes = self.running();
-        let to = if nodes.is_empty() { 1 } else { nodes[self.chance.below(nodes.len() as u64) as usize] };
+        let mut nodes = self.running();
+        if nodes.is_empty() {
+            // Somebody who will be back.
+            nodes = self.slots.iter().filter(|(_, slot)| !slot.removed).map(|(id, _)| *id).collect();
+        }
+        let to = nodes[self.chance.below(nodes.len() as u64) as usize];
         let session = &mut self.sessions[at];
         session.epoch += 1;
         (session.node, session.attached, session.unaware_since) = (to, false, None);
