@@ -16,7 +16,7 @@ use super::{
     outgoing,
     streams::Streams,
 };
-use crate::nacos::grpc::{Api, Methods, Transport};
+use crate::nacos::grpc::{Api, Methods, SERVED_AFTER_END, Transport};
 
 /// Requests in flight on one connection. Clients in Java send a few; a proxy for many clients is no client.
 const STREAMS_MAX: u32 = 1_000;
@@ -26,8 +26,9 @@ const HEADER_BYTES_MAX: u32 = 64 * 1024;
 const WINDOW_BYTES: u32 = 1 << 20;
 /// Clients that were told to go elsewhere have this long.
 const DRAIN: Duration = Duration::from_millis(800);
-/// Then the streams of those that did not go are ended, but their connections stay for this long: clients in Python know
-/// neither the word nor the end of a stream, only a request that is refused because they are not registered any more.
+/// Then the streams of those that did not go are ended, and a moment later ([`SERVED_AFTER_END`]) their requests are refused
+/// for this long: clients in Python know neither the word nor the end of a stream, only a request that is refused because
+/// they are not registered any more.
 const LINGER: Duration = Duration::from_millis(400);
 /// Requests in flight after that have this long.
 const FINISH: Duration = Duration::from_millis(300);
@@ -59,7 +60,7 @@ impl Serving {
     /// Sends the clients to other members, and ends when they are gone, or after about a second and a half.
     pub(super) async fn stop(self) {
         if !self.api.drain(DRAIN).await {
-            sleep(LINGER).await;
+            sleep(SERVED_AFTER_END + LINGER).await;
         }
         self.stop.send_replace(true);
         if let Err(err) = self.task.await {

@@ -54,6 +54,9 @@ const LOOK_STEP: Duration = Duration::from_secs(1);
 /// Rust, nacos_rust_client, never does.)
 const LOOK_AT_ANSWER: Duration = Duration::from_secs(3);
 const LOOK_AT_KEY: Duration = Duration::from_millis(2);
+/// The requests of a client that did not go are answered for so long after the end of its stream: one in Rust (nacos-sdk)
+/// hears of the end a moment later, and would pass a refusal on.
+pub const SERVED_AFTER_END: Duration = Duration::from_millis(250);
 /// So often is a change pushed to who acknowledges and does not look: it may be of no interest.
 const UNSEEN_MAX: u32 = 4;
 
@@ -113,6 +116,8 @@ struct Client {
     detections: u32,
     last_detection: Instant,
     told_to_go: bool,
+    /// It did not go in time.
+    cut_off: bool,
 }
 
 impl Pushes {
@@ -230,8 +235,12 @@ impl Stream for Pushes {
 impl Drop for Pushes {
     fn drop(&mut self) {
         if let Some(client) = &self.client {
+            if client.cut_off {
+                self.transport.deregister_at(Instant::now() + SERVED_AFTER_END);
+            } else {
+                self.transport.deregister();
+            }
             self.api.connections.leave(client.id);
-            self.transport.deregister();
         }
     }
 }
@@ -259,6 +268,7 @@ impl Client {
             detections: 0,
             last_detection: Instant::now(),
             told_to_go: false,
+            cut_off: false,
         }
     }
 
@@ -294,6 +304,7 @@ impl Client {
         let now = Instant::now();
         let farewell = self.connection.poll_farewell(context.waker());
         if farewell.is_some_and(|until| now >= until) {
+            self.cut_off = true;
             return Next::Leave;
         }
         if farewell.is_some() && !self.told_to_go {

@@ -1,8 +1,10 @@
 //! A TCP connection that knows its name, so that both methods called on it find each other.
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use crate::types::Millis;
@@ -12,7 +14,14 @@ pub struct Transport {
     /// Nacos: `<ms>_<ip>_<port>`.
     pub(super) id: Box<str>,
     pub(super) peer: SocketAddr,
-    registered: Mutex<Option<Arc<Connection>>>,
+    registered: Mutex<Option<Registered>>,
+}
+
+/// The client of a connection.
+struct Registered {
+    connection: Arc<Connection>,
+    /// Its stream has ended; its requests are answered until then.
+    until: Option<Instant>,
 }
 
 impl Transport {
@@ -22,22 +31,35 @@ impl Transport {
         Arc::new(Self { id, peer, registered: Mutex::default() })
     }
 
-    /// The client whose stream is on this connection.
+    fn lock(&self) -> MutexGuard<'_, Option<Registered>> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client whose stream is on this connection, or ended a moment ago because this server stops.
     pub(super) fn registered(&self) -> Option<Arc<Connection>> {
-        self.registered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let registered = self.lock();
+        let Registered { connection, until } = registered.as_ref()?;
+        until.is_none_or(|until| Instant::now() < until).then(|| connection.clone())
     }
 
     /// Names the client. `false`: there is one already.
     pub(super) fn register(&self, connection: &Arc<Connection>) -> bool {
-        let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registered = self.lock();
         if registered.is_none() {
-            *registered = Some(connection.clone());
+            *registered = Some(Registered { connection: connection.clone(), until: None });
             return true;
         }
         false
     }
 
     pub(super) fn deregister(&self) {
-        *self.registered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.lock() = None;
+    }
+
+    /// The stream ends, but what the client asks until then is answered all the same.
+    pub(super) fn deregister_at(&self, until: Instant) {
+        if let Some(registered) = &mut *self.lock() {
+            registered.until = Some(until);
+        }
     }
 }
