@@ -3,7 +3,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -28,6 +28,12 @@ pub struct Shared {
     pub stopping: watch::Receiver<bool>,
 }
 
+/// A write of unknown outcome is sent again so often, with its request id, by one client in two. It stays unknown if none of
+/// these is answered.
+const REPEATS_MAX: u32 = 3;
+/// Before it is sent again.
+const REPEAT_PAUSE: Duration = Duration::from_millis(150);
+
 /// Percentages of puts, compare-and-sets, removals and linearizable reads; the rest are local reads.
 const MIX: [u64; 4] = [30, 16, 8, 26];
 
@@ -40,6 +46,8 @@ pub struct Worker {
     /// Counts up after each unknown outcome.
     incarnation: u32,
     serial: u32,
+    /// Counts the writes that have a request id.
+    requests: u32,
     random: Random,
     connections: HashMap<usize, Http>,
     /// What it saw last of each lane's key.
@@ -52,7 +60,7 @@ impl Worker {
     pub fn new(shared: Shared, number: u32, pinned: Option<usize>, seed: u64) -> Self {
         let random = Random::new(seed ^ u64::from(number) << 20);
         let (connections, seen) = (HashMap::new(), HashMap::new());
-        Self { shared, pinned, number, incarnation: 0, serial: 0, random, connections, seen, floor: 0 }
+        Self { shared, pinned, number, incarnation: 0, serial: 0, requests: 0, random, connections, seen, floor: 0 }
     }
 
     /// Works at this pace until told to stop.
@@ -111,20 +119,47 @@ impl Worker {
 
     /// Asks, and writes down what came of it. The content that the key has now, if this tells.
     pub async fn ask(&mut self, slot: usize, key: u32, call: Call) -> Option<Value> {
-        let (node, address) = self.shared.targets.get(slot);
-        let http = self.connections.entry(slot).or_insert_with(|| Http::new(address, PATIENCE));
-        let (method, target, headers) = request(key, call);
-        let invoked = self.shared.recorder.now();
-        let answer = http.request(method, &target, &headers, "").await;
-        let mut returned = self.shared.recorder.now();
-        let told = outcome(call, &answer);
-        if told.outcome == Outcome::Info {
-            returned = NEVER;
+        let (mut node, address) = self.shared.targets.get(slot);
+        let (method, target, mut headers) = request(key, call);
+        let repeats = self.number.is_multiple_of(2) && !matches!(call, Call::Read(_));
+        if repeats {
+            self.requests += 1;
+            headers.push_str(&format!("X-Request-Id: {}-{}\r\n", self.number, self.requests));
         }
+        let invoked = self.shared.recorder.now();
+        let http = self.connections.entry(slot).or_insert_with(|| Http::new(address, PATIENCE));
+        let answer = http.request(method, &target, &headers, "").await;
+        let mut told = outcome(call, &answer);
+        let mut sent = 1;
+        while repeats && told.outcome == Outcome::Info && sent <= REPEATS_MAX {
+            sleep(REPEAT_PAUSE).await;
+            sent += 1;
+            let slot = self.random.below(self.shared.targets.len() as u64) as usize;
+            let (other, address) = self.shared.targets.get(slot);
+            let http = self.connections.entry(slot).or_insert_with(|| Http::new(address, PATIENCE));
+            let answer = http.request(method, &target, &headers, "").await;
+            // Whatever else is answered says nothing of the first time: that may still be on its way.
+            if let again @ Told { outcome: Outcome::Ok, .. } = outcome(call, &answer) {
+                (told, node) = (again, other);
+            }
+        }
+        let returned = if told.outcome == Outcome::Info { NEVER } else { self.shared.recorder.now() };
         let Told { outcome, value, revision, as_of } = told;
         self.floor = self.floor.max(as_of.unwrap_or(0)).max(revision.unwrap_or(0));
         let process = self.incarnation * 10_000 + self.number;
-        self.shared.recorder.op(Op { process, node, key, call, invoked, returned, outcome, value, revision, as_of });
+        self.shared.recorder.op(Op {
+            process,
+            node,
+            key,
+            call,
+            invoked,
+            returned,
+            outcome,
+            value,
+            revision,
+            as_of,
+            sent,
+        });
         if outcome == Outcome::Info {
             self.incarnation += 1;
         }

@@ -104,6 +104,13 @@ pub struct Op {
     pub revision: Option<u64>,
     /// Of a read: the answer is at least as new as this.
     pub as_of: Option<u64>,
+    /// How often it was sent, each time with the same request id.
+    #[serde(default = "once")]
+    pub sent: u32,
+}
+
+const fn once() -> u32 {
+    1
 }
 
 impl Op {

@@ -42,6 +42,10 @@ const BREATH: Duration = Duration::from_millis(700);
 /// How long subscribers may take to hear of the last change.
 const CONVERGE_MAX: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
+/// How long subscribers may take to listen again after they were told.
+const LISTEN_AGAIN: Duration = Duration::from_millis(700);
+/// One of so many keys is removed at the end.
+const REMOVED_AT_THE_END: usize = 4;
 /// From one change that nobody listens to to the next, and how long one may take.
 const DECOY_PACE: Duration = Duration::from_millis(100);
 const DECOY_PATIENCE: Duration = Duration::from_secs(1);
@@ -247,13 +251,19 @@ async fn break_things(options: &Options, nemesis: &mut Nemesis, began: Instant) 
     }
 }
 
-/// After the last fault: one more change of each key that is heard, and everything is read through every node.
+/// After the last fault: one more change of each key that is heard, then some of them are removed, and everything is read
+/// through every node.
 async fn finish(nemesis: &mut Nemesis, shared: &Shared, load: &mut Load) {
     let heard = shared.keys.heard();
     let mut writer = Worker::new(shared.clone(), FINAL, None, 0);
     for (serial, key) in heard.iter().enumerate() {
         let call = Call::Put { value: Value::new(FINAL, serial as u32 + 1) };
         writer.ask(serial % nemesis.cluster.len(), *key, call).await;
+    }
+    // Not before everybody listens again: the last change must be told, not found.
+    sleep(LISTEN_AGAIN).await;
+    for (serial, key) in heard.iter().enumerate().step_by(REMOVED_AT_THE_END) {
+        writer.ask(serial % nemesis.cluster.len(), *key, Call::Delete).await;
     }
     read_all(nemesis, shared, &heard, FINAL + 10).await;
     let expected: Vec<(u32, Option<Value>)> = {

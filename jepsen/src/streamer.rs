@@ -178,6 +178,7 @@ impl Streamer {
             value: None,
             revision: None,
             as_of: None,
+            sent: 1,
         });
         answer.map(drop)
     }

@@ -1,9 +1,9 @@
-//! The logs of the nodes, read from their files at the end: one log, with everything in it that was acknowledged, and
-//! nothing of what certainly did not happen.
+//! The logs of the nodes, read from their files at the end: one log, with everything in it that was acknowledged, nothing of
+//! what certainly did not happen, and nothing more often than it was asked for.
 use std::collections::BTreeMap;
 
 use super::{Check, versions::Versions};
-use crate::history::{History, Logged, Outcome};
+use crate::history::{Call, History, Logged, Outcome, Value};
 
 /// As far back as the files go.
 pub fn check(history: &History, versions: &Versions) -> Check {
@@ -33,6 +33,7 @@ pub fn check(history: &History, versions: &Versions) -> Check {
         check.notes.push(format!("node {node}: entries {first} to {applied}"));
     }
     unknown_and_failed(history, versions, longest, &mut check);
+    once(history, versions, longest, &mut check);
     check.finish()
 }
 
@@ -62,4 +63,30 @@ fn unknown_and_failed(history: &History, versions: &Versions, log: &BTreeMap<u64
         }
     }
     check.notes.push(format!("{turned_up} writes of unknown outcome are in the log"));
+}
+
+/// A write is in the log at most as often as its client sent it; and of a publish that was sent again, the first time counts.
+fn once(history: &History, versions: &Versions, log: &BTreeMap<u64, &Logged>, check: &mut Check) {
+    let mut places: BTreeMap<(u32, Value), Vec<u64>> = BTreeMap::new();
+    for entry in log.values() {
+        if let (Some(key), Some(value)) = (entry.key, entry.value) {
+            places.entry((key, value)).or_default().push(entry.index);
+        }
+    }
+    let mut again = 0;
+    for ((_, value), at) in &places {
+        let Some(write) = versions.writes.get(value).map(|it| &history.ops[*it]) else { continue };
+        if at.len() > write.sent as usize {
+            check.anomaly(format!("sent {} times, in the log at {at:?}: {write:?}", write.sent));
+        }
+        again += usize::from(at.len() > 1);
+        // A compare-and-set may have been refused the first time: refusals are not remembered.
+        if let (Call::Put { .. }, Outcome::Ok, Some(revision)) = (write.call, write.outcome, write.revision)
+            && at[0] < revision
+        {
+            check.anomaly(format!("done at {} and again at {revision}: {write:?}", at[0]));
+        }
+    }
+    let sent_again = history.ops.iter().filter(|it| it.sent > 1).count();
+    check.notes.push(format!("{sent_again} writes were sent again, of which {again} are in the log more than once"));
 }

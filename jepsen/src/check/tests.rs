@@ -11,7 +11,7 @@ const C: Value = Value(2 << 32 | 1);
 fn op(process: u32, call: Call, span: (Nanos, Nanos)) -> Op {
     let (invoked, returned) = (span.0 * SECOND, if span.1 == NEVER { NEVER } else { span.1 * SECOND });
     let outcome = if returned == NEVER { Outcome::Info } else { Outcome::Ok };
-    Op { process, node: 1, key: 0, call, invoked, returned, outcome, value: None, revision: None, as_of: None }
+    Op { process, node: 1, key: 0, call, invoked, returned, outcome, value: None, revision: None, as_of: None, sent: 1 }
 }
 
 fn put(value: Value, revision: u64, span: (Nanos, Nanos)) -> Op {
@@ -210,6 +210,17 @@ fn anomalies_of_logs_are_found() {
         it.logs[5] = Logged { key: Some(0), value: Some(Value(99)), ..it.logs[5] };
     });
     planted("a failed write is in the log", &["log-replay"], |it| it.ops[6].outcome = Outcome::Fail);
+    planted("once asked for, twice in the log", &["log-replay"], |it| {
+        for node in [0, last + 1] {
+            it.logs[node + 6] = Logged { key: Some(0), value: Some(C), ..it.logs[node + 6] };
+        }
+    });
+    planted("asked for again, and done again", &["log-replay"], |it| {
+        it.ops[6] = Op { sent: 2, ..put(C, 40, (13, 16)) };
+        for node in [0, last + 1] {
+            it.logs[node + 6] = Logged { key: Some(0), value: Some(C), ..it.logs[node + 6] };
+        }
+    });
     planted("a log was not read", &["log-replay"], |it| it.logs.truncate(last + 1));
 }
 
