@@ -75,7 +75,7 @@ impl Worker {
     }
 
     async fn step(&mut self) {
-        let lane = self.random.below(u64::from(keys::LANES)) as u32;
+        let lane = keys::pick(&mut self.random);
         let key = self.shared.keys.use_one(lane);
         let call = self.choose(lane, key);
         let slots = self.shared.targets.len();

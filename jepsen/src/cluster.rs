@@ -86,6 +86,7 @@ struct Node {
 /// All nodes of a run. They are killed when it is dropped.
 pub struct Cluster {
     program: PathBuf,
+    snapshot_entries: u64,
     nodes: Vec<Node>,
     pub targets: std::sync::Arc<Targets>,
     next_id: u64,
@@ -101,11 +102,11 @@ const SLED_ENDS: &str = "sled-0.34.7/src/pagecache/logger.rs:467";
 pub const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 impl Cluster {
-    pub fn new(program: PathBuf, places: Vec<Place>) -> Self {
+    pub fn new(program: PathBuf, snapshot_entries: u64, places: Vec<Place>) -> Self {
         let slots = places.iter().zip(1..).map(|(place, id)| (AtomicU64::new(id), place.address)).collect();
         let next_id = places.len() as u64 + 1;
         let nodes = places.into_iter().map(|place| Node { place, child: None }).collect();
-        Self { program, nodes, targets: std::sync::Arc::new(Targets { slots }), next_id, kills: 0 }
+        Self { program, snapshot_entries, nodes, targets: std::sync::Arc::new(Targets { slots }), next_id, kills: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -154,8 +155,7 @@ impl Cluster {
             .args(["server", "--quiet", "--node-id", &id.to_string(), "--members", &members.join(",")])
             .args(["--listen", &place.address.ip().to_string(), "--port", &place.address.port().to_string()])
             .args(["--heartbeat-ms", "100", "--election-min-ms", "400", "--election-max-ms", "800"])
-            // So few that snapshots and purges happen all the time.
-            .args(["--snapshot-entries", "400", "--log-format", "text"])
+            .args(["--snapshot-entries", &self.snapshot_entries.to_string(), "--log-format", "text"])
             .arg("--data")
             .arg(&place.data);
         if join {

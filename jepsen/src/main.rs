@@ -59,6 +59,9 @@ struct Arguments {
     /// Milliseconds from one operation of a client to its next.
     #[arg(long, default_value_t = 45)]
     pace: u64,
+    /// Entries between two snapshots of a node: so few that snapshots and purges happen all the time.
+    #[arg(long, default_value_t = 400)]
+    snapshot_entries: u64,
     /// The server [target/release/coracle, ../target/release/coracle].
     #[arg(long)]
     program: Option<PathBuf>,
@@ -164,6 +167,7 @@ fn options(arguments: Arguments, namespaces: Result<String, String>) -> Result<O
         in_order: arguments.ci || arguments.only.is_some(),
         only: arguments.only,
         pace: Duration::from_millis(arguments.pace.max(1)),
+        snapshot_entries: arguments.snapshot_entries,
         namespaces,
     })
 }

@@ -73,6 +73,8 @@ pub struct Options {
     pub only: Option<String>,
     /// From one operation of a client to its next.
     pub pace: Duration,
+    /// Entries between two snapshots of a node.
+    pub snapshot_entries: u64,
     /// The prefix of the network namespaces; or why there are none.
     pub namespaces: Result<String, String>,
 }
@@ -161,7 +163,7 @@ fn places(options: &Options) -> Result<(Cluster, Result<Vec<Mounted>, String>), 
         let address = if namespace.is_some() { net::http(slot) } else { address };
         places.push(Place { namespace, address, data: dir.join("data"), log, clock: None });
     }
-    Ok((Cluster::new(options.program.clone(), places), disks))
+    Ok((Cluster::new(options.program.clone(), options.snapshot_entries, places), disks))
 }
 
 fn make_empty(dir: &Path) -> Result<(), String> {
@@ -251,18 +253,19 @@ async fn break_things(options: &Options, nemesis: &mut Nemesis, began: Instant) 
     }
 }
 
-/// After the last fault: one more change of each key that is heard, then some of them are removed, and everything is read
-/// through every node.
+/// After the last fault: one more change of each key that is heard, but of those that are rarely used; then some of them are
+/// removed, and everything is read through every node. What is left as it is must have been told before.
 async fn finish(nemesis: &mut Nemesis, shared: &Shared, load: &mut Load) {
     let heard = shared.keys.heard();
     let mut writer = Worker::new(shared.clone(), FINAL, None, 0);
-    for (serial, key) in heard.iter().enumerate() {
+    let often: Vec<u32> = heard.iter().copied().filter(|it| !keys::is_rare(*it)).collect();
+    for (serial, key) in often.iter().enumerate() {
         let call = Call::Put { value: Value::new(FINAL, serial as u32 + 1) };
         writer.ask(serial % nemesis.cluster.len(), *key, call).await;
     }
     // Not before everybody listens again: the last change must be told, not found.
     sleep(LISTEN_AGAIN).await;
-    for (serial, key) in heard.iter().enumerate().step_by(REMOVED_AT_THE_END) {
+    for (serial, key) in often.iter().enumerate().step_by(REMOVED_AT_THE_END) {
         writer.ask(serial % nemesis.cluster.len(), *key, Call::Delete).await;
     }
     read_all(nemesis, shared, &heard, FINAL + 10).await;

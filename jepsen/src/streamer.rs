@@ -150,7 +150,7 @@ impl Streamer {
 
     async fn publish(&mut self, session: &mut Session, serial: &mut u32) -> Result<(), String> {
         *serial += 1;
-        let key = self.shared.keys.use_one(self.random.below(u64::from(keys::LANES)) as u32);
+        let key = self.shared.keys.use_one(keys::pick(&mut self.random));
         let value = Value::new(self.number, *serial);
         let known = self.belief.known(&[key])[0].1;
         let call = match known.filter(|_| self.random.below(2) == 0) {
