@@ -1,13 +1,19 @@
 //! Linearizable reads without a log entry (Raft dissertation, 6.4: ReadIndex). Reads that wait share the next round.
-use std::{sync::Arc, time::Duration};
+//!
+//! Whether this node still leads is asked by messages of our own. Consensus can ask, too, but takes the answer to one message
+//! for the answer to a later one without entries that was sent after it (openraft 0.10.0-alpha.37,
+//! `InflightAppendQueue::drain_acked`): a leader that was stopped while others elected one in its place, and goes on, finds
+//! an old answer and takes itself for the leader.
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use openraft::ReadPolicy;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use openraft::{LinearizerOption, error::Fatal};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::{peers::Lane, replicator::Core, wire};
+use super::{TypeConfig, convert::vote_to_wire, peers::Lane, replicator::Core, wire};
 use crate::{
     planted::{self, Bug},
     replication::ProposeError,
@@ -73,8 +79,68 @@ pub(super) async fn ask_here(core: &Core) -> Result<Revision, String> {
     if planted::is(Bug::ReadWithoutQuorum) {
         return Ok(core.applier.state().applied().revision());
     }
-    let linearizer = core.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|err| err.to_string())?;
-    Ok(Revision(linearizer.read_log_id().index()))
+    // What was committed is looked up, and a majority asked, after this was called: the order of the two does not matter.
+    let committed = async {
+        let linearizer = core.raft.get_read_linearizer(LinearizerOption::new(None, true)).await;
+        linearizer.map(|it| Revision(it.read_log_id().index())).map_err(|err| err.to_string())
+    };
+    let (committed, ()) = tokio::try_join!(committed, confirm(core))?;
+    Ok(committed)
+}
+
+/// The vote of this node: that of its leader, or of whom it would have as one.
+///
+/// # Errors
+/// When consensus has stopped.
+pub(super) async fn current_vote(core: &Core) -> Result<wire::Vote, Fatal<TypeConfig>> {
+    // By the core of consensus: what the metrics say may be older than a vote that was given already.
+    core.raft.with_raft_state(|state| vote_to_wire(state.vote_ref())).await
+}
+
+/// Waits until a majority of the voters has said, asked after this was called, that its vote is still this node's. No other
+/// leader was elected before this was called then, since any majority shares a voter with this one.
+async fn confirm(core: &Core) -> Result<(), String> {
+    let standing = core.raft.with_raft_state(|state| {
+        let membership = state.membership_state.effective();
+        let nodes: Vec<(u64, String)> =
+            membership.nodes().map(|(id, node)| (*id, node.member_address.clone())).collect();
+        (vote_to_wire(state.vote_ref()), membership.get_joint_config().clone(), nodes)
+    });
+    let (vote, voters, nodes) = standing.await.map_err(|err| err.to_string())?;
+    if !vote.committed || !core.is_me(vote.node) {
+        return Err("this node does not lead".into());
+    }
+    let mut confirmed = BTreeSet::from([vote.node]);
+    // While the cluster changes there are two sets of voters, and a majority of each decides.
+    let is_enough =
+        |confirmed: &BTreeSet<u64>| voters.iter().all(|it| it.intersection(confirmed).count() > it.len() / 2);
+    let is_asked = |id: &u64| !core.is_me(*id) && voters.iter().any(|it| it.contains(id));
+    let asked = nodes.iter().filter(|(id, _)| is_asked(id));
+    let mut answers: FuturesUnordered<_> = asked.map(|(id, address)| follows(core, *id, address, vote)).collect();
+    let mut why = "there are no other voters".to_owned();
+    while !is_enough(&confirmed) {
+        match answers.next().await {
+            Some(Ok(id)) => drop(confirmed.insert(id)),
+            Some(Err(err)) => why = err,
+            None => return Err(format!("a majority has not confirmed that this node leads: {why}")),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the vote of another node is still this one.
+async fn follows(core: &Core, id: u64, address: &str, vote: wire::Vote) -> Result<u64, String> {
+    let asked = async {
+        let mut client = core.peers.client(address, Lane::Heartbeat)?;
+        client.current_vote(wire::CurrentVoteRequest { caller: core.peers.caller(id) }).await
+    };
+    let reply = match timeout(limits::READ_BARRIER_TIMEOUT, asked).await {
+        Ok(Ok(reply)) => reply.into_inner(),
+        Ok(Err(status)) => return Err(format!("node {id}: {}", status.message())),
+        Err(_) => return Err(format!("node {id} does not answer")),
+    };
+    let same = reply.vote.is_some_and(|it| (it.term, it.node) == (vote.term, vote.node));
+    if same { Ok(id) } else { Err(format!("node {id} has another leader")) }
 }
 
 async fn ask_there(core: &Core, leader: u64, address: &str) -> Result<Revision, String> {

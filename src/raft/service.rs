@@ -271,6 +271,15 @@ impl Peer for PeerService {
         Ok(Response::new(wire::ReadIndexReply { outcome: Some(outcome) }))
     }
 
+    async fn current_vote(
+        &self,
+        request: Request<wire::CurrentVoteRequest>,
+    ) -> Result<Response<wire::CurrentVoteReply>, Status> {
+        self.core.peers.check(request.into_inner().caller.as_ref())?;
+        let vote = read_index::current_vote(&self.core).await.map_err(failed)?;
+        Ok(Response::new(wire::CurrentVoteReply { vote: Some(vote) }))
+    }
+
     async fn administer(
         &self,
         request: Request<wire::AdministerRequest>,

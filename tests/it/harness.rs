@@ -10,6 +10,7 @@ use std::{
 
 use coracle::{
     metrics::Metrics,
+    net::Dialer,
     raft::{self, ClusterId, Options, Peers, RaftReplicator},
     replication::{Applier, ProposeError, Replicator, SnapshotPolicy, Standalone},
     storage::{
@@ -211,11 +212,26 @@ pub(crate) async fn start_member(
     state: Arc<dyn StateStore>,
     snapshots: SnapshotPolicy,
 ) -> Node {
+    start_member_with(&Options { snapshots, ..Options::new(id) }, address, log, state, None).await
+}
+
+/// The same with these options, and on connections that this opens.
+pub(crate) async fn start_member_with(
+    options: &Options,
+    address: SocketAddr,
+    log: Arc<dyn LogStore>,
+    state: Arc<dyn StateStore>,
+    dialer: Option<Arc<dyn Dialer>>,
+) -> Node {
+    let id = options.node;
     let hub = Arc::<Hub>::default();
     let applier = Applier::new(state.clone(), hub.clone(), Metrics::new());
     let peers = Peers::new(id, Arc::new(ClusterId::new(77, |_| Ok(()))));
-    let options = Options { snapshots, ..Options::new(id) };
-    let raft = RaftReplicator::start(&options, log.clone(), applier, peers, Metrics::new()).await.unwrap();
+    let peers = match dialer {
+        Some(dialer) => peers.dialing(dialer),
+        None => peers,
+    };
+    let raft = RaftReplicator::start(options, log.clone(), applier, peers, Metrics::new()).await.unwrap();
     let raft = Arc::new(raft);
     let listener = bind(address).await;
     let (stop_serving, stopped) = oneshot::channel::<()>();

@@ -4,6 +4,7 @@
 mod cluster;
 mod conformance;
 mod harness;
+mod late_answers;
 mod openraft_suite;
 mod order;
 mod state_machine;

@@ -85,7 +85,8 @@ impl Faults {
             73..=79 => self.transfer(),
             80..=86 => self.add_member(sim),
             87..=92 => self.remove_member(),
-            93..=95 => self.turn_clock(),
+            93..=94 => self.turn_clock(),
+            95..=97 => self.suspend(sim, until),
             _ => self.move_subscriber(),
         }
     }
@@ -141,6 +142,21 @@ impl Faults {
             self.broken.push((until, Broken::Held(host(one), host(other))));
             self.injected("hold", &format_args!("n{one} n{other}"));
         }
+    }
+
+    /// Whoever leads hears nobody for a while, and then everything at once: as a process that was stopped and goes on.
+    fn suspend(&mut self, sim: &Sim<'_>, until: u64) {
+        let leads = |running: &node::Running| {
+            let status = running.replicator.status();
+            (status.leader == Some(status.node)).then_some((status.term, status.node))
+        };
+        let leader = self.shared.lock().slots.values().filter_map(|slot| slot.running.as_ref().and_then(leads)).max();
+        let Some((_, leader)) = leader else { return };
+        for other in self.present().into_iter().filter(|it| *it != leader) {
+            sim.hold(host(leader), host(other));
+            self.broken.push((until, Broken::Held(host(leader), host(other))));
+        }
+        self.injected("suspend", &format_args!("n{leader}"));
     }
 
     fn crash(&mut self, sim: &mut Sim<'_>, until: u64, count: usize) {
