@@ -79,13 +79,18 @@ pub(super) async fn ask_here(core: &Core) -> Result<Revision, String> {
     if planted::is(Bug::ReadWithoutQuorum) {
         return Ok(core.applier.state().applied().revision());
     }
-    // What was committed is looked up, and a majority asked, after this was called: the order of the two does not matter.
+    // What was committed is looked up, and a majority asked, after this was called: the order of the two does not matter, if
+    // both are about one term.
     let committed = async {
         let linearizer = core.raft.get_read_linearizer(LinearizerOption::new(None, true)).await;
-        linearizer.map(|it| Revision(it.read_log_id().index())).map_err(|err| err.to_string())
+        linearizer.map(|it| *it.read_log_id()).map_err(|err| err.to_string())
     };
-    let (committed, ()) = tokio::try_join!(committed, confirm(core))?;
-    Ok(committed)
+    let (committed, term) = tokio::try_join!(committed, confirm(core))?;
+    if committed.committed_leader_id().term == term {
+        Ok(Revision(committed.index()))
+    } else {
+        Err("the lead changed meanwhile".into())
+    }
 }
 
 /// The vote of this node: that of its leader, or of whom it would have as one.
@@ -97,9 +102,9 @@ pub(super) async fn current_vote(core: &Core) -> Result<wire::Vote, Fatal<TypeCo
     core.raft.with_raft_state(|state| vote_to_wire(state.vote_ref())).await
 }
 
-/// Waits until a majority of the voters has said, asked after this was called, that its vote is still this node's. No other
-/// leader was elected before this was called then, since any majority shares a voter with this one.
-async fn confirm(core: &Core) -> Result<(), String> {
+/// Waits until a majority of the voters has said, asked after this was called, that its vote is still this node's, and returns
+/// the term. No leader of a later one was elected before this was called then: any majority shares a voter with this one.
+async fn confirm(core: &Core) -> Result<u64, String> {
     let standing = core.raft.with_raft_state(|state| {
         let membership = state.membership_state.effective();
         let nodes: Vec<(u64, String)> =
@@ -125,7 +130,7 @@ async fn confirm(core: &Core) -> Result<(), String> {
             None => return Err(format!("a majority has not confirmed that this node leads: {why}")),
         }
     }
-    Ok(())
+    Ok(vote.term)
 }
 
 /// Whether the vote of another node is still this one.
