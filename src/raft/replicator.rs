@@ -122,7 +122,7 @@ impl RaftReplicator {
             Arc::new(config),
             NetworkFactory(peers.clone(), applier.state().clone()),
             RaftLog::new(log.clone()),
-            RaftState::new(applier.clone()),
+            RaftState::beside(applier.clone(), log.state().purged),
         );
         let raft = runtime::seeded(options.seed, starting)
             .await

@@ -20,18 +20,25 @@ use super::{
 use crate::{
     replication::Applier,
     storage::{SnapshotFile, SnapshotJob},
-    types::limits,
+    types::{LogId, limits},
 };
 
 /// The state as openraft sees it.
 pub struct RaftState {
     applier: Arc<Applier>,
+    /// The last entry that was purged when this was made; 0: none.
+    purged: u64,
 }
 
 impl RaftState {
     /// A view of what this applier writes.
     pub fn new(applier: Arc<Applier>) -> Self {
-        Self { applier }
+        Self { applier, purged: 0 }
+    }
+
+    /// The same beside a log that begins after this entry.
+    pub(super) fn beside(applier: Arc<Applier>, purged: Option<LogId>) -> Self {
+        Self { applier, purged: purged.map_or(0, |it| it.index) }
     }
 
     async fn install(&self, path: &Path) -> io::Result<()> {
@@ -91,7 +98,10 @@ impl RaftStateMachine<TypeConfig> for RaftState {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>> {
-        self.applier.state().snapshot().map(to_raft_snapshot).transpose()
+        // Where the newest one was damaged, an older one may be left, which the log does not continue: consensus writes
+        // another one then, as if there were none.
+        let snapshot = self.applier.state().snapshot();
+        snapshot.filter(|it| it.applied.revision().0 >= self.purged).map(to_raft_snapshot).transpose()
     }
 }
 

@@ -232,3 +232,41 @@ async fn large_contents_do_not_fill_the_disk_with_log() {
         assert!(cluster.first().text("large").is_some());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_newest_snapshot_is_damaged_writes_another_one() {
+    let policy = SnapshotPolicy { entries: 30, bytes: 1 << 30, entries_kept: 10 };
+    let mut cluster = Cluster::start_with(Mode::Raft(1), Disk::Files, policy).await;
+    let mut last = Revision(0);
+    for at in 0..130 {
+        last = cluster.first().publish_until_acknowledged(&format!("k{}", at % 7), &at.to_string()).await;
+    }
+    let has_purged = async {
+        while cluster.first().log.state().purged.is_none_or(|it| it.index < 60) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, has_purged).await.expect("the log is purged");
+    let snapshots = |dir: &std::path::Path| {
+        let files = std::fs::read_dir(dir.join("data/snapshots")).unwrap().map(|it| it.unwrap().path());
+        let mut files: Vec<_> = files.filter(|it| it.extension().is_some_and(|it| it == "snap")).collect();
+        files.sort();
+        files
+    };
+    let dir = cluster.places[&1].dir.clone();
+    cluster.stop_node(1).await;
+    // All that are not older than what was purged.
+    let damaged = snapshots(&dir);
+    let (kept, damaged) = damaged.split_at(damaged.len().saturating_sub(1));
+    assert!(!damaged.is_empty(), "there are snapshots; {} are kept", kept.len());
+    for file in damaged {
+        let mut bytes = std::fs::read(file).unwrap();
+        bytes[..64].fill(0xa5);
+        std::fs::write(file, bytes).unwrap();
+    }
+    cluster.start_node(1).await;
+    cluster.wait_for_leader().await;
+    let next = cluster.first().publish_until_acknowledged("after", "1").await;
+    assert!(next > last);
+    assert_eq!(cluster.first().text("k3"), Some("129".into()), "129 was the last, and 3 is what seven leaves of it");
+}
