@@ -4,13 +4,17 @@
 //! host. A client in Go then tries no other one until it has come there; without a name it stays as long as this node
 //! answers its health check. So a member is named only if it is there and shares its host with nobody, and who is told to go
 //! without a name is told the same by its health check.
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::Api;
 use crate::{
     nacos::wire::{messages::ConnectResetRequest, payload::Payload},
     service::Contact,
 };
+
+/// The requests of a client that did not go are answered for so long after the end of its stream: one in Rust (nacos-sdk)
+/// hears of the end a moment later, and would pass a refusal on.
+pub const SERVED_AFTER_END: Duration = Duration::from_millis(250);
 
 /// A server to go to.
 #[derive(Debug, Clone, PartialEq, Eq)]

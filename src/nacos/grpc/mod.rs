@@ -29,7 +29,7 @@ use tonic::{
 };
 
 use self::push::Pushes;
-pub use self::{connection::Connections, push::SERVED_AFTER_END, transport::Transport};
+pub use self::{connection::Connections, farewell::SERVED_AFTER_END, transport::Transport};
 use super::wire::payload::{
     Payload,
     bi_request_stream_server::{BiRequestStream, BiRequestStreamServer},

@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 use super::{
     Api,
     connection::{Announced, Connection, Moment, Spelling},
-    farewell,
+    farewell::{self, SERVED_AFTER_END},
     transport::Transport,
 };
 use crate::{
@@ -54,9 +54,6 @@ const LOOK_STEP: Duration = Duration::from_secs(1);
 /// Rust, nacos_rust_client, never does.)
 const LOOK_AT_ANSWER: Duration = Duration::from_secs(3);
 const LOOK_AT_KEY: Duration = Duration::from_millis(2);
-/// The requests of a client that did not go are answered for so long after the end of its stream: one in Rust (nacos-sdk)
-/// hears of the end a moment later, and would pass a refusal on.
-pub const SERVED_AFTER_END: Duration = Duration::from_millis(250);
 /// So often is a change pushed to who acknowledges and does not look: it may be of no interest.
 const UNSEEN_MAX: u32 = 4;
 
