@@ -117,9 +117,15 @@ impl Worker {
         Value::new(self.number, self.serial)
     }
 
+    /// Sends a request to a slot, on the connection there; which node that is, and what it answers.
+    async fn send(&mut self, slot: usize, method: &str, target: &str, headers: &str) -> (u64, Result<Answer, Lost>) {
+        let (node, address) = self.shared.targets.get(slot);
+        let http = self.connections.entry(slot).or_insert_with(|| Http::new(address, PATIENCE));
+        (node, http.request(method, target, headers, "").await)
+    }
+
     /// Asks, and writes down what came of it. The content that the key has now, if this tells.
     pub async fn ask(&mut self, slot: usize, key: u32, call: Call) -> Option<Value> {
-        let (mut node, address) = self.shared.targets.get(slot);
         let (method, target, mut headers) = request(key, call);
         let repeats = self.number.is_multiple_of(2) && !matches!(call, Call::Read(_));
         if repeats {
@@ -127,17 +133,14 @@ impl Worker {
             headers.push_str(&format!("X-Request-Id: {}-{}\r\n", self.number, self.requests));
         }
         let invoked = self.shared.recorder.now();
-        let http = self.connections.entry(slot).or_insert_with(|| Http::new(address, PATIENCE));
-        let answer = http.request(method, &target, &headers, "").await;
+        let (mut node, answer) = self.send(slot, method, &target, &headers).await;
         let mut told = outcome(call, &answer);
         let mut sent = 1;
         while repeats && told.outcome == Outcome::Info && sent <= REPEATS_MAX {
             sleep(REPEAT_PAUSE).await;
             sent += 1;
             let slot = self.random.below(self.shared.targets.len() as u64) as usize;
-            let (other, address) = self.shared.targets.get(slot);
-            let http = self.connections.entry(slot).or_insert_with(|| Http::new(address, PATIENCE));
-            let answer = http.request(method, &target, &headers, "").await;
+            let (other, answer) = self.send(slot, method, &target, &headers).await;
             // Whatever else is answered says nothing of the first time: that may still be on its way.
             if let again @ Told { outcome: Outcome::Ok, .. } = outcome(call, &answer) {
                 (told, node) = (again, other);
