@@ -1,6 +1,6 @@
 //! What this node says to other members for openraft. Every call has a deadline.
 use std::{
-    future::Future,
+    future::{Future, ready},
     io::Read,
     sync::{
         Arc,
@@ -32,7 +32,7 @@ use super::{
     runtime::Threads,
     wire,
 };
-use crate::storage::{SnapshotFile, StateStore, codec::DecodeError};
+use crate::storage::{LogStore, SnapshotFile, StateStore, codec::DecodeError};
 
 /// A snapshot travels in pieces of this size.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -44,7 +44,11 @@ const FLUSH_HEARTBEATS: u32 = 10;
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
 /// Makes a [`PeerNetwork`] for each member.
-pub(super) struct NetworkFactory(pub(super) Arc<Peers>, pub(super) Arc<dyn StateStore>);
+pub(super) struct NetworkFactory {
+    pub(super) peers: Arc<Peers>,
+    pub(super) log: Arc<dyn LogStore>,
+    pub(super) state: Arc<dyn StateStore>,
+}
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = PeerNetwork;
@@ -64,14 +68,15 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 
 impl NetworkFactory {
     fn network(&self, target: u64, node: &MemberNode, lane: Lane) -> PeerNetwork {
-        let (peers, state) = (self.0.clone(), self.1.clone());
-        PeerNetwork { peers, state, target, address: node.member_address.clone(), lane }
+        let (peers, log, state) = (self.peers.clone(), self.log.clone(), self.state.clone());
+        PeerNetwork { peers, log, state, target, address: node.member_address.clone(), lane }
     }
 }
 
 /// The way to one member, for one kind of message.
 pub(super) struct PeerNetwork {
     peers: Arc<Peers>,
+    log: Arc<dyn LogStore>,
     state: Arc<dyn StateStore>,
     target: u64,
     address: String,
@@ -140,6 +145,24 @@ pub(super) fn append_result(reply: wire::AppendReply) -> Result<StreamAppendResu
     }
 }
 
+/// Ends a stream of appends that stands at entries which were purged: nothing follows for it to send.
+///
+/// openraft 0.10.0-alpha.37 goes back to the last stream that it was asked for when a message about what is committed gets no
+/// answer (`ReplicationCore::select_next_payload`), even if a snapshot has been sent in its place; and with more to send it
+/// does not look for what it is asked for next, so that a follower got the same message without entries for ever. It looks
+/// when the stream has ended. One such message may be sent: it may say what is committed to whoever a snapshot is under way to.
+fn while_it_gets_on(
+    input: impl Stream<Item = AppendEntriesRequest<TypeConfig>>,
+    log: Arc<dyn LogStore>,
+) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> {
+    let mut stood = false;
+    input.take_while(move |rpc| {
+        let next = rpc.prev_log_id.map_or(0, |it| it.index + 1);
+        let stands = rpc.entries.is_empty() && log.state().purged.is_some_and(|it| it.index >= next);
+        ready(!(std::mem::replace(&mut stood, stands) && stands))
+    })
+}
+
 /// The answers to a stream of appends, with a deadline for each that is owed.
 struct Answers {
     replies: Streaming<wire::AppendReply>,
@@ -195,7 +218,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         Box::pin(async move {
             let owed = Arc::new(AtomicU64::new(0));
             let (peers, target, counter) = (self.peers.clone(), self.target, owed.clone());
-            let requests = input.map(move |rpc| {
+            let requests = while_it_gets_on(input, self.log.clone()).map(move |rpc| {
                 counter.fetch_add(1, Ordering::Relaxed);
                 wire::AppendRequest {
                     caller: peers.caller(target),
@@ -326,4 +349,49 @@ fn snapshot_parts(
         }
     });
     stream::iter([head]).chain(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::{
+        raft::convert::{RaftEntry, to_raft_id, to_raft_vote},
+        storage::{LogEntry, Payload, Vote, memory_log::MemoryLog},
+        types::LogId,
+    };
+
+    fn id(index: u64) -> LogId {
+        LogId { term: 1, node: 1, index }
+    }
+
+    async fn sent(log: &Arc<dyn LogStore>, asked: &[(Option<u64>, usize)]) -> usize {
+        let requests = asked.iter().map(|(previous, entries)| AppendEntriesRequest {
+            vote: to_raft_vote(Vote { term: 1, node: 1, committed: true }),
+            prev_log_id: previous.map(|it| to_raft_id(id(it))),
+            leader_commit: None,
+            entries: (0..*entries)
+                .map(|at| previous.map_or(0, |it| it + 1) + at as u64)
+                .map(|index| RaftEntry { log_id: to_raft_id(id(index)), payload: EntryPayload::Blank })
+                .collect(),
+        });
+        while_it_gets_on(stream::iter(requests), log.clone()).count().await
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_stands_at_what_was_purged_ends() {
+        let log: Arc<dyn LogStore> = Arc::new(MemoryLog::new());
+        let entries = (0..10).map(|index| LogEntry { id: id(index), payload: Payload::Blank }).collect();
+        log.append(entries, Box::new(drop));
+        let commits_only = [(Some(9), 0), (Some(9), 0), (Some(9), 0)];
+        let from_the_start = [(None, 0), (None, 0), (None, 0)];
+        assert_eq!((sent(&log, &commits_only).await, sent(&log, &from_the_start).await), (3, 3), "nothing is purged");
+        log.purge(id(6));
+        assert_eq!(sent(&log, &commits_only).await, 3);
+        assert_eq!(sent(&log, &[(Some(6), 0), (Some(6), 3), (Some(9), 0), (Some(9), 0)]).await, 4, "the next is there");
+        assert_eq!(sent(&log, &[(Some(5), 0)]).await, 1, "what is committed is told");
+        assert_eq!(sent(&log, &[(Some(5), 0), (Some(5), 0), (Some(5), 0)]).await, 1);
+        assert_eq!(sent(&log, &from_the_start).await, 1);
+    }
 }

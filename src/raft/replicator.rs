@@ -120,7 +120,7 @@ impl RaftReplicator {
         let starting = Raft::new(
             options.node,
             Arc::new(config),
-            NetworkFactory(peers.clone(), applier.state().clone()),
+            NetworkFactory { peers: peers.clone(), log: log.clone(), state: applier.state().clone() },
             RaftLog::new(log.clone()),
             RaftState::beside(applier.clone(), log.state().purged),
         );
