@@ -30,7 +30,7 @@ use crate::{
 /// How long opening a connection to a member may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// A silent connection is asked for a sign of life this often, and given up after as long again.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A message holds at most one entry of the largest content, or a group of small ones.
 pub(super) const MESSAGE_BYTES_MAX: usize = limits::CONTENT_BYTES_MAX_EVER + (8 << 20);
 /// HTTP/2 window of a connection between members: room for a few groups in flight.

@@ -9,7 +9,8 @@ use std::{
 
 use futures_util::{Stream, StreamExt, stream};
 use openraft::{
-    Snapshot, SnapshotMeta, StoredMembership,
+    SnapshotMeta, StoredMembership,
+    alias::{SnapshotMetaOf, SnapshotOf},
     raft::{
         AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
         VoteRequest,
@@ -29,10 +30,11 @@ use super::{
         vote_from_wire, vote_to_wire,
     },
     forward, membership,
-    peers::MESSAGE_BYTES_MAX,
+    peers::{KEEP_ALIVE, MESSAGE_BYTES_MAX},
     read_index,
     replicator::Core,
     runtime::Threads,
+    state_machine::to_raft_snapshot,
     wire::{
         self,
         peer_server::{Peer, PeerServer},
@@ -41,7 +43,7 @@ use super::{
 use crate::{
     net::{ByteStream, Connection},
     replication::AdministrationError,
-    storage::{StateStore, codec::DecodeError},
+    storage::{SnapshotFile, StateStore, codec::DecodeError},
 };
 
 /// The connections that come to a socket.
@@ -94,6 +96,9 @@ pub(super) async fn serve<C: Connected + ByteStream>(
     tonic::transport::Server::builder()
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(8 << 20)
+        // A member whose machine is gone says nothing more: without this its half of a snapshot would keep others out for ever.
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, stopped)
         .await
@@ -237,7 +242,7 @@ impl Peer for PeerService {
         self.core.peers.check_leader(head.caller.as_ref())?;
         let vote = vote_from_wire(head.vote).map_err(garbled)?;
         let membership = membership_from_wire(head.membership.unwrap_or_default()).map_err(garbled)?;
-        let meta = SnapshotMeta {
+        let announced = SnapshotMeta {
             last_log_id: head.last.map(raft_id_from_wire),
             last_membership: StoredMembership::new(head.membership_at.map(raft_id_from_wire), membership),
         };
@@ -246,8 +251,8 @@ impl Peer for PeerService {
         receive(&mut parts, &state, head.bytes, threads).await?;
         // What a bad disk elsewhere made of the file must not stop this node.
         let verified = threads.run(move || state.verify(&state.incoming_path())).await.map_err(failed)?;
-        let snapshot = verified.map_err(|err| Status::data_loss(err.to_string()))?;
-        let response = self.core.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(failed)?;
+        let snapshot = as_announced(&announced, verified.map_err(|err| Status::data_loss(err.to_string()))?)?;
+        let response = self.core.raft.install_full_snapshot(vote, snapshot).await.map_err(failed)?;
         Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&response.vote)) }))
     }
 
@@ -305,6 +310,19 @@ impl Peer for PeerService {
     }
 }
 
+/// Consensus goes by what a snapshot is announced to be, the state by what is in the file: they must say the same.
+fn as_announced(
+    announced: &SnapshotMetaOf<TypeConfig>,
+    file: SnapshotFile,
+) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, Status> {
+    let snapshot = to_raft_snapshot(file).map_err(failed)?;
+    if snapshot.meta == *announced {
+        Ok(snapshot)
+    } else {
+        Err(Status::data_loss(format!("the snapshot is of {}, but was announced as of {announced}", snapshot.meta)))
+    }
+}
+
 /// Writes the pieces of a snapshot to a file and waits until the disk has them.
 async fn receive(
     parts: &mut Streaming<wire::SnapshotPart>,
@@ -339,10 +357,31 @@ async fn receive(
 
 #[cfg(test)]
 mod tests {
-    use openraft::EntryPayload;
+    use openraft::{EntryPayload, Membership};
 
     use super::*;
-    use crate::{raft::convert::entry_to_wire, storage::codec::wire as log_wire};
+    use crate::{
+        raft::convert::entry_to_wire,
+        storage::{Applied, codec::wire as log_wire},
+        types::LogId,
+    };
+
+    #[test]
+    fn a_snapshot_that_is_not_what_was_announced_is_refused() {
+        let file = |index| SnapshotFile {
+            path: "incoming".into(),
+            applied: Applied { last: Some(LogId { term: 1, node: 1, index }), membership: None },
+            bytes: 9,
+        };
+        let announced = to_raft_snapshot(file(5)).unwrap().meta;
+        assert_eq!(as_announced(&announced, file(5)).unwrap().meta, announced);
+        assert!(as_announced(&announced, file(6)).is_err());
+        let elsewhere = SnapshotMeta {
+            last_membership: StoredMembership::new(announced.last_log_id, Membership::default()),
+            ..announced
+        };
+        assert!(as_announced(&elsewhere, file(5)).is_err(), "with another membership");
+    }
 
     #[test]
     fn entries_that_leave_a_hole_are_refused() {

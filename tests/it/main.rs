@@ -3,6 +3,7 @@
 
 mod cluster;
 mod conformance;
+mod half_a_snapshot;
 mod harness;
 mod late_answers;
 mod openraft_suite;
