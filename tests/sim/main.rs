@@ -1,7 +1,8 @@
 //! Whole clusters in one thread and in simulated time: see README.md beside this file.
 //!
 //! `CORACLE_SIM_SEED=7 cargo test --test sim` runs one seed; `CORACLE_SIM_RUNS=1000` runs that many, from that seed on or from
-//! 1; `CORACLE_SIM_SECONDS` says how long faults are injected in each, in simulated seconds; `CORACLE_SIM_TRACE=1` prints every event.
+//! 1; `CORACLE_SIM_SECONDS` says how long faults are injected in each, in simulated seconds; `CORACLE_SIM_TRACE=1` prints every event,
+//! `CORACLE_SIM_LOG=openraft=debug` what consensus logs besides.
 #![allow(clippy::unwrap_used)]
 
 mod faults;
@@ -215,7 +216,17 @@ fn converged(world: &World) -> bool {
     all_equal && all_know
 }
 
+/// What the libraries log, too, if `CORACLE_SIM_LOG` has a filter for it.
+fn log() {
+    if let Some((_, filter)) = std::env::vars().find(|(name, _)| name == "CORACLE_SIM_LOG") {
+        let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap();
+        // Another test of this process may have set it.
+        drop(tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr).try_init());
+    }
+}
+
 fn run(seed: u64, seconds: u64, plant: Plant) -> Report {
+    log();
     let mut run = Run::new(seed, plant);
     if run.faults_for(seconds) {
         run.recover();
