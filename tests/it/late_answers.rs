@@ -15,7 +15,6 @@ use std::{
 use coracle::{
     net::{Connection, Dialer},
     raft::Options,
-    replication::SnapshotPolicy,
     storage::{memory::MemoryState, memory_log::MemoryLog},
     types::{Consistency, Revision},
 };
@@ -117,7 +116,6 @@ impl Three {
                 heartbeat: Duration::from_millis(400),
                 election_min: Duration::from_millis(700),
                 election_max: Duration::from_millis(900),
-                snapshots: SnapshotPolicy::default(),
                 ..Options::new(*id)
             };
             let (log, state) = (Arc::new(MemoryLog::new()), Arc::new(MemoryState::new()));
