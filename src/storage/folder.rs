@@ -24,6 +24,17 @@ pub fn create(path: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+/// Gives a file another name. The name is durable on return: until then a loss of power may bring the old one back, whatever
+/// was flushed elsewhere meanwhile.
+///
+/// # Errors
+/// When the file cannot be renamed, or the folder not be flushed.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    let parent = to.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -85,8 +85,7 @@ impl SnapshotWriter {
         self.out.flush()?;
         self.out.get_ref().sync_all()?;
         let path = path_of(dir, &applied);
-        fs::rename(&self.temporary, &path)?;
-        File::open(dir)?.sync_all()?;
+        folder::rename(&self.temporary, &path)?;
         Ok(SnapshotFile { path, applied, bytes: self.bytes })
     }
 }

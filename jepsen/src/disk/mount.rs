@@ -280,3 +280,57 @@ impl Filesystem for Files {
         reply.statfs(BLOCKS, free, free, BLOCKS, BLOCKS, BLOCK, 255, BLOCK);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{fs, io::Write};
+
+    use coracle::{
+        metrics::Metrics,
+        replication::Applier,
+        storage::{
+            LogEntry, Payload, StateStore,
+            state::{SledState, StateOptions},
+        },
+        types::LogId,
+        watch::Hub,
+    };
+
+    use super::*;
+
+    fn state(dir: &Path) -> Arc<SledState> {
+        Arc::new(SledState::open(dir, StateOptions::default(), Metrics::new()).unwrap())
+    }
+
+    /// A member that is given a snapshot, and loses power before anything else is flushed.
+    #[test]
+    fn a_snapshot_that_was_installed_outlives_a_loss_of_power_as_the_state_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (elsewhere, here) = (folder.path().join("elsewhere"), folder.path().join("here"));
+        fs::create_dir(&here).unwrap();
+        let mounted = match Mounted::new(&here) {
+            Ok(mounted) => mounted,
+            // As `coracle-jepsen` does where it may not mount.
+            Err(err) => return eprintln!("skipped: mount a disk that forgets (root and /dev/fuse): {err}"),
+        };
+        let sender = state(&elsewhere);
+        let entries = (1..=9).map(|index| LogEntry { id: LogId { term: 1, node: 1, index }, payload: Payload::Blank });
+        Applier::new(sender.clone(), Arc::<Hub>::default(), Metrics::new()).apply(entries.collect()).unwrap();
+        let sent = sender.begin_snapshot().unwrap()().unwrap();
+
+        let receiver = state(&here.join("data"));
+        let mut incoming = receiver.create_incoming().unwrap();
+        incoming.write_all(&fs::read(&sent.path).unwrap()).unwrap();
+        incoming.finish().unwrap();
+        receiver.install(receiver.incoming_path()).unwrap();
+        assert_eq!(receiver.applied().revision(), sent.applied.revision());
+
+        mounted.disk().crash(None);
+        drop(receiver);
+        let receiver = state(&here.join("data"));
+        let kept = receiver.snapshot().map(|it| it.applied.revision());
+        assert_eq!(receiver.applied().revision(), sent.applied.revision(), "the state says that it is durable");
+        assert_eq!(kept, Some(sent.applied.revision()), "what it began with stands in for the log");
+    }
+}

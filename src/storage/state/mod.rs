@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Applied, Incoming, LogStore, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness,
+    Applied, Incoming, LogStore, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness, folder,
     index::{Index, Row, decode_row},
     keys, snapshot,
 };
@@ -372,7 +372,7 @@ impl StateStore for SledState {
         let loaded = open::load_snapshot(&shared.dir, generation, &incoming, &shared.options)?;
         // The file first: the newest snapshot is never older than the state.
         let path = snapshot::path_of(&shared.snapshots(), &loaded.applied);
-        fs::rename(&incoming, &path).map_err(failed("keep the snapshot"))?;
+        folder::rename(&incoming, &path).map_err(failed("keep the snapshot"))?;
         let bytes = fs::metadata(&path).map_err(failed("keep the snapshot"))?.len();
         open::set_current(&shared.dir, generation).map_err(failed("make the new state the current one"))?;
         *shared.newest() = Some(SnapshotFile { path, applied: loaded.applied.clone(), bytes });

@@ -86,8 +86,7 @@ pub(super) fn set_current(dir: &Path, generation: u64) -> io::Result<()> {
     let mut file = File::create(&temporary)?;
     writeln!(file, "{generation}")?;
     file.sync_all()?;
-    fs::rename(&temporary, dir.join(CURRENT))?;
-    File::open(dir)?.sync_all()
+    folder::rename(&temporary, &dir.join(CURRENT))
 }
 
 pub(super) fn delete_generation(dir: &Path, generation: u64) {
