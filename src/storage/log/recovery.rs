@@ -333,7 +333,7 @@ const fn product(one: u32, mut other: u32) -> u32 {
 }
 
 /// A checksum as it goes on through so many bytes of zeros. A start may do this for every eighth byte of a content, for which
-/// the library's way is too slow: it kept a debug build waiting for 20 s over 4 MiB, this one for one.
+/// the library's way is too slow: it kept a debug build waiting for 20 s over 4 MiB, this one for less than two.
 fn moved(sum: u32, bytes: usize) -> u32 {
     (0..usize::BITS).filter(|at| bytes >> at & 1 == 1).fold(sum, |sum, at| product(sum, POWERS[at as usize]))
 }
