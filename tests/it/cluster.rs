@@ -119,12 +119,9 @@ async fn members_come_by_snapshot_and_leave() {
         cluster.first().publish_until_acknowledged(&format!("k{at}"), &"x".repeat(at * 10 + 1)).await;
     }
     // Whoever leads has the beginning in a snapshot only.
-    let purged = async {
-        while cluster.nodes.values().any(|node| node.log.state().purged.is_none_or(|it| it.index < 50)) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, purged).await.expect("logs are purged up to their snapshots");
+    for node in cluster.nodes.values() {
+        node.has_purged(50).await;
+    }
     let place = cluster.place(4).await;
     cluster.places.insert(4, place);
     cluster.start_node(4).await;
@@ -241,12 +238,7 @@ async fn a_member_whose_newest_snapshot_is_damaged_writes_another_one() {
     for at in 0..130 {
         last = cluster.first().publish_until_acknowledged(&format!("k{}", at % 7), &at.to_string()).await;
     }
-    let has_purged = async {
-        while cluster.first().log.state().purged.is_none_or(|it| it.index < 60) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, has_purged).await.expect("the log is purged");
+    cluster.first().has_purged(60).await;
     let dir = cluster.places[&1].dir.clone();
     cluster.stop_node(1).await;
     let files = std::fs::read_dir(dir.join("data/snapshots")).unwrap().map(|it| it.unwrap().path());

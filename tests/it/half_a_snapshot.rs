@@ -113,12 +113,7 @@ async fn a_snapshot_that_stops_half_way_does_not_keep_the_next_one_out() {
     for at in 0..60 {
         leader.publish_until_acknowledged(&format!("k{at}"), &"x".repeat(8 << 10)).await;
     }
-    let purged = async {
-        while leader.log.state().purged.is_none_or(|it| it.index < 20) {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, purged).await.expect("the log is purged up to a snapshot");
+    leader.has_purged(20).await;
 
     let (log, state) = stores();
     let newcomer = start_member_with(&options(2), two, log, state, None).await;

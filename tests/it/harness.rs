@@ -302,6 +302,16 @@ impl Node {
         acknowledged.await.expect("a publish is acknowledged in the end")
     }
 
+    /// Waits until the log is purged up to this entry at least.
+    pub(crate) async fn has_purged(&self, index: u64) {
+        let purged = async {
+            while self.log.state().purged.is_none_or(|it| it.index < index) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, purged).await.expect("the log is purged up to a snapshot");
+    }
+
     pub(crate) fn text(&self, data_id: &str) -> Option<String> {
         let record = self.state.record(&key(data_id), &Variant::Formal).unwrap();
         record.map(|record| record.content.text().to_owned())
