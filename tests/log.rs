@@ -266,3 +266,23 @@ fn a_torn_last_batch_is_cut_off_at_whatever_byte_it_ends() {
         assert_eq!(all(&open(torn.path())).len(), entries.len() + 1, "cut at {cut}: it goes on");
     }
 }
+
+/// Found by the fuzz target `log_segment`: the log said that its last entry was one that it did not hold.
+#[test]
+fn what_is_cut_off_at_another_entry_than_the_one_there_is_refused() {
+    let cuts: [(&str, fn(&SegmentLog, LogId)); 2] =
+        [("truncates", |log, at| log.truncate_after(Some(at))), ("purges", |log, at| log.purge(at))];
+    // In the segment of the entry, and in a later one.
+    for ((verb, cut), entries) in cuts.into_iter().flat_map(|cut| [(cut, 9), (cut, 90)]) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        append(&log, (1..=entries).map(|index| entry(index, 700)).collect());
+        cut(&log, LogId { node: 3, ..id(7) });
+        barrier(&log);
+        drop(log);
+        let why = SegmentLog::open(dir.path(), OPTIONS, Metrics::new()).err().unwrap().to_string();
+        let expected =
+            format!("it {verb} up to entry {}, but the entry there is {}", LogId { node: 3, ..id(7) }, id(7));
+        assert!(why.contains(&expected), "{why}");
+    }
+}

@@ -42,7 +42,6 @@ pub(super) fn recover(directory: &Directory, options: &LogOptions) -> Result<Rec
     let failed = |err: io::Error| StorageError::caused(format!("read the log folder {shown}"), err);
     let paths = segment_paths(directory).map_err(failed)?;
     let Some((&first, _)) = paths.first_key_value() else { return create(directory, options) };
-    let mut segments = BTreeMap::new();
     let mut scan: Option<Scan> = None;
     let count = paths.len();
     for (at, (sequence, path)) in paths.into_iter().enumerate() {
@@ -51,12 +50,14 @@ pub(super) fn recover(directory: &Directory, options: &LogOptions) -> Result<Rec
             return Err(damaged(&path, 0, &format!("segment {expected:016x} before it is missing")));
         }
         let (segment, header) = Segment::open(path, sequence)?;
+        let segment = Arc::new(segment);
         let scan = scan.get_or_insert_with(|| Scan::new(&header));
         scan.check_header(&segment, &header)?;
+        scan.segments.insert(sequence, segment.clone());
         scan.read(&segment, at + 1 == count)?;
-        segments.insert(sequence, Arc::new(segment));
     }
-    let (Some(scan), Some(active)) = (scan, segments.values().next_back().cloned()) else {
+    let Some((scan, active)) = scan.and_then(|it| it.segments.values().next_back().cloned().map(|active| (it, active)))
+    else {
         return Err(StorageError::new(format!("the log folder {shown} is empty")));
     };
     if !scan.index.is_complete() {
@@ -64,9 +65,9 @@ pub(super) fn recover(directory: &Directory, options: &LogOptions) -> Result<Rec
     }
     // The last name may not be durable yet either, when the process was killed while it gave it.
     directory.sync().map_err(failed)?;
-    let Scan { log, offset, batch, marked, .. } = scan;
-    let end = End { active, log, offset, batch, marked, state: scan.index.state };
-    Ok(Recovered { stored: Stored { index: scan.index, segments }, end })
+    let Scan { log, index, segments, batch, offset, marked, .. } = scan;
+    let end = End { active, log, offset, batch, marked, state: index.state };
+    Ok(Recovered { stored: Stored { index, segments }, end })
 }
 
 /// Segments by their numbers. Unfinished files are deleted.
@@ -108,6 +109,8 @@ fn create(directory: &Directory, options: &LogOptions) -> Result<Recovered, Stor
 struct Scan {
     log: u64,
     index: Index,
+    /// Up to the one that is read.
+    segments: BTreeMap<u64, Arc<Segment>>,
     /// The last whole batch.
     batch: u64,
     /// Where it begins.
@@ -121,7 +124,8 @@ struct Scan {
 impl Scan {
     fn new(first: &Header) -> Self {
         let index = Index::new(first.state);
-        Self { log: first.log, index, batch: first.batch, start: HEADER_BYTES, offset: HEADER_BYTES, marked: true }
+        let (segments, start, offset) = (BTreeMap::new(), HEADER_BYTES, HEADER_BYTES);
+        Self { log: first.log, index, segments, batch: first.batch, start, offset, marked: true }
     }
 
     fn check_header(&mut self, segment: &Segment, header: &Header) -> Result<(), StorageError> {
@@ -196,11 +200,42 @@ impl Scan {
 
     fn close(&mut self, segment: &Segment, open: &mut Vec<(Record, Slot)>, end: u64) -> Result<(), StorageError> {
         for (record, slot) in open.drain(..) {
+            self.check_names(segment, record, slot)?;
             self.index.apply(record, slot).map_err(|why| damaged(&segment.path, slot.offset(), &why))?;
         }
         self.batch += 1;
         (self.start, self.offset, self.marked) = (self.offset, end, false);
         Ok(())
+    }
+
+    /// A truncation or a purge names an entry: when one stands there, it must be that one, or the log would give two ids for
+    /// one place from here on.
+    fn check_names(&self, segment: &Segment, record: Record, slot: Slot) -> Result<(), StorageError> {
+        let verb = match record.kind {
+            Kind::Truncate => "truncates",
+            Kind::Purge => "purges",
+            Kind::Blank
+            | Kind::Proposal
+            | Kind::Membership
+            | Kind::Vote
+            | Kind::Committed
+            | Kind::Clear
+            | Kind::Mark => {
+                return Ok(());
+            }
+        };
+        let Some(named) = self.index.get(record.id.index) else { return Ok(()) };
+        let Some(holder) = self.segments.get(&u64::from(named.segment)) else { return Ok(()) };
+        let mut head = [0; HEAD_BYTES];
+        holder
+            .read(named.offset(), &mut head)
+            .map_err(|err| StorageError::caused(format!("read {}", holder.path.display()), err))?;
+        let there = record::claimed_id(&head);
+        if there == record.id {
+            return Ok(());
+        }
+        let why = format!("it {verb} up to entry {}, but the entry there is {there}", record.id);
+        Err(damaged(&segment.path, slot.offset(), &why))
     }
 }
 

@@ -208,6 +208,11 @@ pub(in crate::storage) fn claimed_batch(head: &[u8; HEAD_BYTES]) -> u64 {
     u64_at(head, 8)
 }
 
+/// The id that a record claims; checked by nothing yet.
+pub(in crate::storage) fn claimed_id(head: &[u8; HEAD_BYTES]) -> LogId {
+    LogId { term: u64_at(head, 16), node: u64_at(head, 24), index: u64_at(head, 32) }
+}
+
 /// Checks a record: its head, and its payload, whose length is what the head claims.
 pub(in crate::storage) fn decode(head: &[u8; HEAD_BYTES], payload: &[u8], seed: u32) -> Found {
     let crc = crc32c::crc32c_append(crc32c::crc32c_append(seed, &head[CRC_BYTES..]), payload);
@@ -218,9 +223,8 @@ pub(in crate::storage) fn decode(head: &[u8; HEAD_BYTES], payload: &[u8], seed: 
     let Some(kind) = Kind::of_byte(byte & !CLOSES_BATCH) else {
         return Found::Unreadable("a record of an unknown kind: it was written by a newer version");
     };
-    let id = LogId { term: u64_at(head, 16), node: u64_at(head, 24), index: u64_at(head, 32) };
     Found::Record(Head {
-        record: Record { kind, id },
+        record: Record { kind, id: claimed_id(head) },
         batch: claimed_batch(head),
         closes_batch: byte & CLOSES_BATCH != 0,
         payload_bytes: payload.len(),

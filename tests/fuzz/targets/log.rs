@@ -208,6 +208,10 @@ impl Plain {
     }
 
     fn note(&mut self, kind: u8, id: LogId) -> Option<()> {
+        // What is cut off before or behind an entry names the one that is there.
+        if matches!(kind, 6 | 8) && self.entries.get(&id.index).is_some_and(|it| it.id != id) {
+            return None;
+        }
         let state = &mut self.state;
         match kind {
             4 => state.vote = Some(Vote { term: id.term, node: id.node, committed: id.index != 0 }),
