@@ -1,8 +1,8 @@
 //! Bytes that others wrote: the corpus of every target, and what a seeded mutator makes of it.
 //!
-//! `CORACLE_FUZZ_SECONDS` is how long each target goes on (1 unless told). The inputs are those of a fixed seed, so that a run
-//! is one that was run before; `CORACLE_FUZZ_SEED` tries others. A failure leaves its input in a file and says the command
-//! that repeats it. `fuzz/run` does the same with libFuzzer.
+//! `CORACLE_FUZZ_SECONDS` is about how long each target goes on (1 unless told): it stands for a number of inputs, so that a
+//! run with the same seed is the same on a faster machine. `CORACLE_FUZZ_SEED` tries others. A failure leaves its input in
+//! a file and says the command that repeats it. `fuzz/run` does the same with libFuzzer.
 #![allow(clippy::unwrap_used)]
 
 mod mutator;
@@ -57,18 +57,19 @@ fn run(target: &Target, input: &[u8]) {
 
 fn fuzz(name: &str) {
     let target = target(name);
-    let seconds = setting("CORACLE_FUZZ_SECONDS").map_or(1.0, |it| it.parse().unwrap());
+    let seconds: f64 = setting("CORACLE_FUZZ_SECONDS").map_or(1.0, |it| it.parse().unwrap());
     let seed = setting("CORACLE_FUZZ_SEED").map_or(1, |it| it.parse().unwrap());
     let inputs = corpus(name);
     assert!(!inputs.is_empty(), "{name} has a corpus");
     inputs.iter().for_each(|input| run(target, input));
     let mut mutator = Mutator { random: Random(seed), words: target.words, bytes_max: INPUT_BYTES_MAX };
-    let (started, mut count, mut slowest) = (Instant::now(), 0_u64, Duration::ZERO);
-    while started.elapsed().as_secs_f64() < seconds {
+    let count = (seconds * f64::from(target.rate)) as u64;
+    let (started, mut slowest) = (Instant::now(), Duration::ZERO);
+    for _ in 0..count {
         let input = mutator.input(&inputs);
         let begun = Instant::now();
         run(target, &input);
-        (count, slowest) = (count + 1, slowest.max(begun.elapsed()));
+        slowest = slowest.max(begun.elapsed());
     }
     let rate = count as f64 / started.elapsed().as_secs_f64();
     println!("{name}: {} of the corpus, {count} more of seed {seed}, {rate:.0}/s, slowest {slowest:?}", inputs.len());
@@ -110,7 +111,8 @@ fn one_input() {
     if let (Some(name), Some(path)) = (setting("CORACLE_FUZZ_TARGET"), setting("CORACLE_FUZZ_INPUT")) {
         return run(target(&name), &fs::read(path).unwrap());
     }
-    let broken = Target { name: "broken", run: |input| assert!(input.len() < 3), words: &[], allocates: (0, 0) };
+    let broken =
+        Target { name: "broken", run: |input| assert!(input.len() < 3), words: &[], rate: 1, allocates: (0, 0) };
     let outcome = catch_unwind(|| run(&broken, b"four"));
     let why = outcome.unwrap_err().downcast_ref::<String>().unwrap().clone();
     let path = why.split(' ').find_map(|it| it.strip_prefix("CORACLE_FUZZ_INPUT=")).unwrap();

@@ -224,9 +224,13 @@ impl World {
         (session.node, session.attached, session.unaware_since) = (to, false, None);
     }
 
-    /// Subscribers that nobody serves yet and that want to come to this node.
+    /// Subscribers that nobody serves yet and that want to come to this node. A node that has failed takes nobody, though what
+    /// is left of its tasks may ask: whoever it took would wait for ever.
     pub(crate) fn sessions_for(&mut self, id: u64) -> Vec<(usize, u64)> {
         let mut arrived = Vec::new();
+        if self.slots[&id].running.is_none() {
+            return arrived;
+        }
         for (at, session) in self.sessions.iter_mut().enumerate() {
             if session.node == id && session.taken != session.epoch {
                 session.taken = session.epoch;
