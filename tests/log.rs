@@ -267,10 +267,12 @@ fn a_torn_last_batch_is_cut_off_at_whatever_byte_it_ends() {
     }
 }
 
+type Cut = fn(&SegmentLog, LogId);
+
 /// Found by the fuzz target `log_segment`: the log said that its last entry was one that it did not hold.
 #[test]
 fn what_is_cut_off_at_another_entry_than_the_one_there_is_refused() {
-    let cuts: [(&str, fn(&SegmentLog, LogId)); 2] =
+    let cuts: [(&str, Cut); 2] =
         [("truncates", |log, at| log.truncate_after(Some(at))), ("purges", |log, at| log.purge(at))];
     // In the segment of the entry, and in a later one.
     for ((verb, cut), entries) in cuts.into_iter().flat_map(|cut| [(cut, 9), (cut, 90)]) {

@@ -1,11 +1,9 @@
 //! What this node says to other members for openraft. Every call has a deadline.
 use std::{
+    collections::VecDeque,
     future::{Future, ready},
     io::Read,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -22,13 +20,13 @@ use openraft::{
         TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status, Streaming};
 
 use super::{
     MemberNode, TypeConfig,
     convert::{entry_to_wire, membership_to_wire, raft_id_from_wire, raft_id_to_wire, vote_from_wire, vote_to_wire},
-    peers::{Lane, Peers},
+    peers::{LINK_BYTES_PER_SECOND_MIN, Lane, Peers},
     runtime::Threads,
     wire,
 };
@@ -40,6 +38,11 @@ const CHUNK_BYTES: usize = 1 << 20;
 const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
 /// A follower may take this many heartbeats to flush entries before the connection is given up.
 const FLUSH_HEARTBEATS: u32 = 10;
+
+/// How long so many bytes may take on their way: a deadline is so much later for them.
+fn on_the_way(bytes: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1_000) / LINK_BYTES_PER_SECOND_MIN)
+}
 
 type Rpc<T> = Result<T, RPCError<TypeConfig>>;
 
@@ -163,26 +166,59 @@ fn while_it_gets_on(
     })
 }
 
+/// The bytes of each message that was sent and not answered yet.
+#[derive(Clone, Default)]
+struct Owed(Arc<Mutex<VecDeque<u64>>>);
+
+impl Owed {
+    fn with<T>(&self, act: impl FnOnce(&mut VecDeque<u64>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn sent(&self, request: &wire::AppendRequest) {
+        let bytes = request.entries.iter().map(|it| match &it.payload {
+            Some(wire::entry::Payload::Proposal(it)) => it.len() as u64,
+            Some(wire::entry::Payload::Blank(_) | wire::entry::Payload::Membership(_)) | None => 0,
+        });
+        self.with(|owed| owed.push_back(bytes.sum()));
+    }
+
+    fn answered(&self) {
+        self.with(VecDeque::pop_front);
+    }
+
+    /// All bytes, if an answer is owed.
+    fn bytes(&self) -> Option<u64> {
+        self.with(|owed| (!owed.is_empty()).then(|| owed.iter().sum()))
+    }
+}
+
 /// The answers to a stream of appends, with a deadline for each that is owed.
 struct Answers {
     replies: Streaming<wire::AppendReply>,
-    owed: Arc<AtomicU64>,
+    owed: Owed,
     deadline: Duration,
     timed_out: RPCError<TypeConfig>,
 }
 
 impl Answers {
     async fn next(&mut self) -> Option<Rpc<StreamAppendResult<TypeConfig>>> {
+        let mut since = Instant::now();
         loop {
-            match timeout(self.deadline, self.replies.next()).await {
+            let patience = self.deadline + on_the_way(self.owed.bytes().unwrap_or_default());
+            match timeout_at(since + patience, self.replies.next()).await {
                 Ok(None) => return None,
                 Ok(Some(Ok(reply))) => {
-                    self.owed.fetch_sub(1, Ordering::Relaxed);
+                    self.owed.answered();
                     return Some(append_result(reply).map_err(garbled));
                 }
                 Ok(Some(Err(status))) => return Some(Err(rpc_error(&status))),
-                Err(_) if self.owed.load(Ordering::Relaxed) == 0 => {}
-                Err(_) => return Some(Err(self.timed_out.clone())),
+                Err(_) => match self.owed.bytes() {
+                    None => since = Instant::now(),
+                    // Sent while this waited.
+                    Some(bytes) if self.deadline + on_the_way(bytes) > patience => {}
+                    Some(_) => return Some(Err(self.timed_out.clone())),
+                },
             }
         }
     }
@@ -216,17 +252,18 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             Lane::Replication | Lane::Snapshot | Lane::Clients => option.hard_ttl() * FLUSH_HEARTBEATS,
         };
         Box::pin(async move {
-            let owed = Arc::new(AtomicU64::new(0));
-            let (peers, target, counter) = (self.peers.clone(), self.target, owed.clone());
+            let owed = Owed::default();
+            let (peers, target, sent) = (self.peers.clone(), self.target, owed.clone());
             let requests = while_it_gets_on(input, self.log.clone()).map(move |rpc| {
-                counter.fetch_add(1, Ordering::Relaxed);
-                wire::AppendRequest {
+                let request = wire::AppendRequest {
                     caller: peers.caller(target),
                     vote: Some(vote_to_wire(&rpc.vote)),
                     previous: rpc.prev_log_id.as_ref().map(raft_id_to_wire),
                     entries: rpc.entries.into_iter().map(entry_to_wire).collect(),
                     committed: rpc.leader_commit.as_ref().map(raft_id_to_wire),
-                }
+                };
+                sent.sent(&request);
+                request
             });
             let mut client = self.client()?;
             let replies = self.unary(RPCTypes::AppendEntries, deadline, client.append(requests)).await?;
@@ -273,6 +310,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             membership: Some(membership_to_wire(membership.membership())),
             bytes: snapshot.snapshot.bytes,
         };
+        let deadline = option.hard_ttl() + on_the_way(snapshot.snapshot.bytes);
         let (state, file) = (self.state.clone(), snapshot.snapshot);
         let threads = Threads::of_this_task();
         let file = threads.run(move || state.open_snapshot(&file)).await.flatten();
@@ -280,7 +318,6 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             .map(|file| snapshot_parts(head, file, threads))
             .map_err(|err| StreamingError::Network(NetworkError::new(&err)))?;
         let mut client = self.peers.client(&self.address, self.lane).map_err(|status| rpc_error(&status))?;
-        let deadline = option.hard_ttl();
         let call = self.unary(RPCTypes::InstallSnapshot, deadline, client.install_snapshot(parts));
         tokio::select! {
             biased;

@@ -33,8 +33,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A message holds at most one entry of the largest content, or a group of small ones.
 pub(super) const MESSAGE_BYTES_MAX: usize = limits::CONTENT_BYTES_MAX_EVER + (8 << 20);
-/// HTTP/2 window of a connection between members: room for a few groups in flight.
-const WINDOW_BYTES: u32 = 8 << 20;
+/// What a link between members must carry in a second, in bytes.
+pub(super) const LINK_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+/// HTTP/2 window of a connection between members. A sign of life waits behind what is under way, and must be in time on the
+/// slowest link.
+pub(super) const WINDOW_BYTES: u32 = (LINK_BYTES_PER_SECOND_MIN * KEEP_ALIVE.as_secs()) as u32;
 
 /// The id of the cluster, which fences off members of another one, or of an earlier life of this one. 0 until known.
 ///

@@ -30,7 +30,7 @@ use super::{
         vote_from_wire, vote_to_wire,
     },
     forward, membership,
-    peers::{KEEP_ALIVE, MESSAGE_BYTES_MAX},
+    peers::{KEEP_ALIVE, MESSAGE_BYTES_MAX, WINDOW_BYTES},
     read_index,
     replicator::Core,
     runtime::Threads,
@@ -94,8 +94,8 @@ pub(super) async fn serve<C: Connected + ByteStream>(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     tonic::transport::Server::builder()
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(8 << 20)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
         // A member whose machine is gone says nothing more: without this its half of a snapshot would keep others out for ever.
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))

@@ -20,11 +20,11 @@ use coracle::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{sleep, timeout},
 };
 
-use crate::harness::{PATIENCE, start_member_with};
+use crate::harness::{PATIENCE, free_address, start_member_with};
 
 /// More than anything but the snapshot.
 const VANISHES_AFTER: usize = 64 << 10;
@@ -102,7 +102,7 @@ impl Drop for Way {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_stops_half_way_does_not_keep_the_next_one_out() {
     let ways = Arc::<Vanishing>::default();
-    let (one, two) = (listening().await, listening().await);
+    let (one, two) = (free_address().await, free_address().await);
     let options =
         |id| Options { snapshots: SnapshotPolicy { entries: 20, bytes: 1 << 30, entries_kept: 5 }, ..Options::new(id) };
     let stores = || (Arc::new(MemoryLog::new()), Arc::new(MemoryState::open(Arc::default()).unwrap()));
@@ -126,8 +126,4 @@ async fn a_snapshot_that_stops_half_way_does_not_keep_the_next_one_out() {
     };
     timeout(PATIENCE, arrived).await.expect("the new one has everything");
     assert!(ways.vanished.load(Ordering::SeqCst), "a snapshot has stopped half way");
-}
-
-async fn listening() -> std::net::SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }

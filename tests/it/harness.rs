@@ -102,9 +102,8 @@ impl Cluster {
         cluster
     }
 
-    /// A port that is free, and stays so long enough: the test binds it again at once.
     pub(crate) async fn place(&self, id: u64) -> Place {
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let address = free_address().await;
         let dir = self.temp.path().join(format!("n{id}"));
         std::fs::create_dir_all(&dir).unwrap();
         Place { address, dir }
@@ -247,6 +246,11 @@ pub(crate) async fn start_member_with(
         stop_serving: Some(stop_serving),
         serving: Some(serving),
     }
+}
+
+/// A port that is free, and stays so long enough: the test binds it again at once.
+pub(crate) async fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 /// A node that was stopped a moment ago may hold its port still.

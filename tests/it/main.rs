@@ -8,4 +8,5 @@ mod harness;
 mod late_answers;
 mod openraft_suite;
 mod order;
+mod slow_link;
 mod state_machine;
