@@ -21,7 +21,7 @@ use openraft::{
     },
 };
 use tokio::time::{Instant, timeout, timeout_at};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use super::{
     MemberNode, TypeConfig,
@@ -166,12 +166,12 @@ fn while_it_gets_on(
     })
 }
 
-/// The bytes of each message that was sent and not answered yet.
+/// When each message was sent that has no answer yet, and its bytes.
 #[derive(Clone, Default)]
-struct Owed(Arc<Mutex<VecDeque<u64>>>);
+struct Owed(Arc<Mutex<VecDeque<(Instant, u64)>>>);
 
 impl Owed {
-    fn with<T>(&self, act: impl FnOnce(&mut VecDeque<u64>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut VecDeque<(Instant, u64)>) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -180,45 +180,45 @@ impl Owed {
             Some(wire::entry::Payload::Proposal(it)) => it.len() as u64,
             Some(wire::entry::Payload::Blank(_) | wire::entry::Payload::Membership(_)) | None => 0,
         });
-        self.with(|owed| owed.push_back(bytes.sum()));
+        self.with(|owed| owed.push_back((Instant::now(), bytes.sum())));
     }
 
     fn answered(&self) {
         self.with(VecDeque::pop_front);
     }
 
-    /// All bytes, if an answer is owed.
-    fn bytes(&self) -> Option<u64> {
-        self.with(|owed| (!owed.is_empty()).then(|| owed.iter().sum()))
+    /// Since when an answer is owed, and the bytes that may have to get there before.
+    fn oldest(&self) -> Option<(Instant, u64)> {
+        self.with(|owed| owed.front().map(|(since, _)| (*since, owed.iter().map(|(_, bytes)| bytes).sum())))
     }
 }
 
 /// The answers to a stream of appends, with a deadline for each that is owed.
-struct Answers {
-    replies: Streaming<wire::AppendReply>,
+struct Answers<S> {
+    replies: S,
     owed: Owed,
     deadline: Duration,
     timed_out: RPCError<TypeConfig>,
 }
 
-impl Answers {
+impl<S: Stream<Item = Result<wire::AppendReply, Status>> + Unpin> Answers<S> {
     async fn next(&mut self) -> Option<Rpc<StreamAppendResult<TypeConfig>>> {
-        let mut since = Instant::now();
+        let begun = Instant::now();
         loop {
-            let patience = self.deadline + on_the_way(self.owed.bytes().unwrap_or_default());
-            match timeout_at(since + patience, self.replies.next()).await {
+            let owed = self.owed.oldest();
+            let until = owed.map(|(since, bytes)| since.max(begun) + self.deadline + on_the_way(bytes));
+            if until.is_some_and(|it| it <= Instant::now()) {
+                return Some(Err(self.timed_out.clone()));
+            }
+            // While nothing is owed, something may be sent.
+            match timeout_at(until.unwrap_or_else(|| Instant::now() + self.deadline), self.replies.next()).await {
                 Ok(None) => return None,
                 Ok(Some(Ok(reply))) => {
                     self.owed.answered();
                     return Some(append_result(reply).map_err(garbled));
                 }
                 Ok(Some(Err(status))) => return Some(Err(rpc_error(&status))),
-                Err(_) => match self.owed.bytes() {
-                    None => since = Instant::now(),
-                    // Sent while this waited.
-                    Some(bytes) if self.deadline + on_the_way(bytes) > patience => {}
-                    Some(_) => return Some(Err(self.timed_out.clone())),
-                },
+                Err(_) => {}
             }
         }
     }
@@ -391,6 +391,7 @@ fn snapshot_parts(
 #[cfg(test)]
 mod tests {
     use openraft::EntryPayload;
+    use tokio::time::sleep;
 
     use super::*;
     use crate::{
@@ -414,6 +415,37 @@ mod tests {
                 .collect(),
         });
         while_it_gets_on(stream::iter(requests), log.clone()).count().await
+    }
+
+    /// What comes of an answer that comes so long after the stream has begun to a message of so many bytes that was sent at
+    /// that time; the deadline is 1.5 s.
+    async fn answered_after(sent: u64, bytes: usize, answered: u64) -> bool {
+        let owed = Owed::default();
+        let (reply, replies) = tokio::sync::mpsc::unbounded_channel();
+        let replies = stream::unfold(replies, |mut replies| async { replies.recv().await.map(|it| (it, replies)) });
+        let deadline = Duration::from_millis(1_500);
+        let timed_out = Timeout { action: RPCTypes::AppendEntries, id: 1, target: 2, timeout: deadline }.into();
+        let mut answers = Answers { replies: Box::pin(replies), owed: owed.clone(), deadline, timed_out };
+        let entry = wire::Entry { id: None, payload: Some(wire::entry::Payload::Proposal(vec![0; bytes].into())) };
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(sent)).await;
+            owed.sent(&wire::AppendRequest { entries: vec![entry], ..wire::AppendRequest::default() });
+            sleep(Duration::from_millis(answered - sent)).await;
+            let upto = wire::append_reply::Outcome::Flushed(wire::Upto { last: None });
+            drop(reply.send(Ok(wire::AppendReply { outcome: Some(upto) })));
+        });
+        answers.next().await.is_some_and(|it| it.is_ok())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_its_time_from_when_its_message_was_sent() {
+        assert!(answered_after(0, 1, 1_400).await);
+        assert!(!answered_after(0, 1, 1_600).await);
+        assert!(answered_after(1_450, 1, 2_900).await, "the stream had been silent before");
+        assert!(answered_after(60_000, 1, 61_000).await);
+        assert!(!answered_after(60_000, 1, 61_600).await);
+        assert!(answered_after(1_000, 1 << 20, 6_400).await, "so many bytes have 4 s");
+        assert!(!answered_after(1_000, 1 << 20, 6_600).await);
     }
 
     #[tokio::test]
