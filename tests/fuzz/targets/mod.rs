@@ -41,7 +41,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "http_request", run: http::run, words: http::WORDS, rate: 1_800, allocates: (2 << 20, 2_000) },
     Target { name: "grpc_payload", run: grpc::run, words: grpc::WORDS, rate: 900, allocates: (2 << 20, 2_000) },
     Target { name: "log_segment", run: log::run, words: &[], rate: 1_200, allocates: (8 << 20, 200) },
-    Target { name: "snapshot", run: snapshot::run, words: snapshot::WORDS, rate: 20_000, allocates: (2 << 20, 200) },
+    // One that is installed is a database that is opened.
+    Target { name: "snapshot", run: snapshot::run, words: snapshot::WORDS, rate: 20_000, allocates: (16 << 20, 200) },
     Target { name: "stored_rows", run: rows::run, words: snapshot::WORDS, rate: 20_000, allocates: (1 << 20, 200) },
     Target { name: "peer_message", run: peer::run, words: &[], rate: 100_000, allocates: (64 << 10, 2_000) },
     Target {
