@@ -294,17 +294,8 @@ impl Faults {
         }
     }
 
-    /// Who the members are, by the node that has applied most.
-    pub(crate) fn members(shared: &Shared) -> Vec<(u64, Role)> {
-        let world = shared.lock();
-        let newest = world.slots.values().filter_map(|slot| slot.running.as_ref());
-        let newest = newest.max_by_key(|running| running.state.applied().revision());
-        let members = newest.map(|running| running.replicator.status().members).unwrap_or_default();
-        members.into_iter().map(|(member, role)| (member.node, role)).collect()
-    }
-
     fn add_member(&mut self, sim: &mut Sim<'_>) {
-        let members = Self::members(&self.shared);
+        let members = self.shared.lock().members();
         let waiting =
             self.present().into_iter().find(|id| !members.iter().any(|(it, role)| it == id && *role != Role::Learner));
         let id = match waiting {
@@ -325,7 +316,7 @@ impl Faults {
     }
 
     fn remove_member(&mut self) {
-        let members = Self::members(&self.shared);
+        let members = self.shared.lock().members();
         let ids: Vec<u64> = members.iter().map(|(id, _)| *id).collect();
         if ids.len() <= MEMBERS_MIN {
             return;

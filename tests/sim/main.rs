@@ -161,16 +161,19 @@ impl Run<'_> {
         if !self.until(SERVE_MS_MAX, "every node has started", all_run) {
             return false;
         }
-        let members = Faults::members(&self.shared);
-        let voters: Vec<u64> = members.iter().filter(|(_, role)| *role != Role::Learner).map(|(id, _)| *id).collect();
         self.shared.lock().slots.values_mut().for_each(|slot| slot.written = 0);
-        let serves = |world: &World| voters.iter().all(|id| world.slots[id].written > 0 || world.slots[id].removed);
+        // Of those who vote now: a removal that was on its way may come through meanwhile, and who is removed is told nothing.
+        let serves = |world: &World| {
+            let members = world.members();
+            let mut voters = members.iter().filter(|(_, role)| *role != Role::Learner).map(|(id, _)| &world.slots[id]);
+            !members.is_empty() && voters.all(|slot| slot.written > 0 || slot.removed)
+        };
         if !self.until(SERVE_MS_MAX, "every voter takes a write", serves) {
             return false;
         }
         self.shared.lock().quiet = true;
         // A change of members that was on its way may have come through meanwhile.
-        let members = Faults::members(&self.shared);
+        let members = self.shared.lock().members();
         let others: Vec<u64> = self.shared.lock().slots.keys().copied().collect();
         for id in others.into_iter().filter(|id| !members.iter().any(|(it, _)| it == id)) {
             self.faults.retire(&mut self.sim, id);

@@ -8,7 +8,7 @@ use std::{
 
 use coracle::{
     clock::ManualClock,
-    replication::AdministrationError,
+    replication::{AdministrationError, Role},
     types::{Consistency, Digest, Millis},
 };
 
@@ -210,6 +210,14 @@ impl World {
 
     pub(crate) fn running(&self) -> Vec<u64> {
         self.slots.iter().filter(|(_, slot)| slot.running.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    /// Who the members are, by the node that has applied most.
+    pub(crate) fn members(&self) -> Vec<(u64, Role)> {
+        let newest = self.slots.values().filter_map(|slot| slot.running.as_ref());
+        let newest = newest.max_by_key(|running| running.state.applied().revision());
+        let members = newest.map(|running| running.replicator.status().members).unwrap_or_default();
+        members.into_iter().map(|(member, role)| (member.node, role)).collect()
     }
 
     pub(crate) fn move_session(&mut self, at: usize) {
