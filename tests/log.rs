@@ -272,6 +272,7 @@ type Cut = fn(&SegmentLog, LogId);
 /// Found by the fuzz target `log_segment`: the log said that its last entry was one that it did not hold.
 #[test]
 fn what_is_cut_off_at_another_entry_than_the_one_there_is_refused() {
+    let another = LogId { node: 3, ..id(7) };
     let cuts: [(&str, Cut); 2] =
         [("truncates", |log, at| log.truncate_after(Some(at))), ("purges", |log, at| log.purge(at))];
     // In the segment of the entry, and in a later one.
@@ -279,12 +280,11 @@ fn what_is_cut_off_at_another_entry_than_the_one_there_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let log = open(dir.path());
         append(&log, (1..=entries).map(|index| entry(index, 700)).collect());
-        cut(&log, LogId { node: 3, ..id(7) });
+        cut(&log, another);
         barrier(&log);
         drop(log);
         let why = SegmentLog::open(dir.path(), OPTIONS, Metrics::new()).err().unwrap().to_string();
-        let expected =
-            format!("it {verb} up to entry {}, but the entry there is {}", LogId { node: 3, ..id(7) }, id(7));
+        let expected = format!("it {verb} up to entry {another}, but the entry there is {}", id(7));
         assert!(why.contains(&expected), "{why}");
     }
 }

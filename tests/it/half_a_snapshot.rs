@@ -9,22 +9,19 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use coracle::{
     net::{Connection, Dialer},
     raft::Options,
-    replication::{Administration, Member, SnapshotPolicy},
-    storage::{memory::MemoryState, memory_log::MemoryLog},
+    replication::SnapshotPolicy,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{sleep, timeout},
 };
 
-use crate::harness::{PATIENCE, free_address, start_member_with};
+use crate::harness::lone_leader;
 
 /// More than anything but the snapshot.
 const VANISHES_AFTER: usize = 64 << 10;
@@ -102,28 +99,13 @@ impl Drop for Way {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_stops_half_way_does_not_keep_the_next_one_out() {
     let ways = Arc::<Vanishing>::default();
-    let (one, two) = (free_address().await, free_address().await);
     let options =
         |id| Options { snapshots: SnapshotPolicy { entries: 20, bytes: 1 << 30, entries_kept: 5 }, ..Options::new(id) };
-    let stores = || (Arc::new(MemoryLog::new()), Arc::new(MemoryState::open(Arc::default()).unwrap()));
-    let (log, state) = stores();
-    let leader = start_member_with(&options(1), one, log, state, Some(Arc::new(Dialing(ways.clone())))).await;
-    let raft = leader.raft.clone().unwrap();
-    raft.form(&[(1, one.to_string())].into()).await.unwrap();
+    let leader = lone_leader(&options(1), Arc::new(Dialing(ways.clone()))).await;
     for at in 0..60 {
         leader.publish_until_acknowledged(&format!("k{at}"), &"x".repeat(8 << 10)).await;
     }
     leader.has_purged(20).await;
-
-    let (log, state) = stores();
-    let newcomer = start_member_with(&options(2), two, log, state, None).await;
-    let member = Member { node: 2, member_address: two.to_string(), http_address: String::new() };
-    timeout(PATIENCE, raft.add(member)).await.expect("the new one gets a snapshot").unwrap();
-    let arrived = async {
-        while newcomer.text("k59").is_none() {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, arrived).await.expect("the new one has everything");
+    leader.joined_by(&options(2), "k59").await;
     assert!(ways.vanished.load(Ordering::SeqCst), "a snapshot has stopped half way");
 }

@@ -12,7 +12,7 @@ use coracle::{
     metrics::Metrics,
     net::Dialer,
     raft::{self, ClusterId, Options, Peers, RaftReplicator},
-    replication::{Applier, ProposeError, Replicator, SnapshotPolicy, Standalone},
+    replication::{Administration, Applier, Member, ProposeError, Replicator, SnapshotPolicy, Standalone},
     storage::{
         LogStore, StateStore,
         log::{LogOptions, SegmentLog},
@@ -248,6 +248,21 @@ pub(crate) async fn start_member_with(
     }
 }
 
+/// A member in memory that is a cluster by itself and reaches others by this.
+pub(crate) async fn lone_leader(options: &Options, dialer: Arc<dyn Dialer>) -> Node {
+    let (log, state) = stores_in_memory();
+    let address = free_address().await;
+    let leader = start_member_with(options, address, log, state, Some(dialer)).await;
+    let raft = leader.raft.as_ref().unwrap();
+    raft.form(&[(options.node, address.to_string())].into()).await.unwrap();
+    leader
+}
+
+/// In memory, with snapshots that are files, too.
+fn stores_in_memory() -> (Arc<dyn LogStore>, Arc<dyn StateStore>) {
+    (Arc::new(MemoryLog::new()), Arc::new(MemoryState::open(Arc::default()).unwrap()))
+}
+
 /// A port that is free, and stays so long enough: the test binds it again at once.
 pub(crate) async fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
@@ -304,6 +319,22 @@ impl Node {
             }
         });
         acknowledged.await.expect("a publish is acknowledged in the end")
+    }
+
+    /// Adds another member, in memory, and waits until it votes and has this configuration.
+    pub(crate) async fn joined_by(&self, options: &Options, data_id: &str) {
+        let (log, state) = stores_in_memory();
+        let address = free_address().await;
+        let newcomer = start_member_with(options, address, log, state, None).await;
+        let member = Member { node: options.node, member_address: address.to_string(), http_address: String::new() };
+        let added = self.raft.as_ref().unwrap().add(member);
+        timeout(PATIENCE, added).await.expect("the new one catches up").unwrap();
+        let arrived = async {
+            while newcomer.text(data_id).is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, arrived).await.expect("the new one has everything");
     }
 
     /// Waits until the log is purged up to this entry at least.

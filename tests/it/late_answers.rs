@@ -20,11 +20,11 @@ use coracle::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{sleep, timeout},
 };
 
-use crate::harness::{Node, PATIENCE, start_member_with};
+use crate::harness::{Node, PATIENCE, free_address, start_member_with};
 
 /// What one node gets through to another one.
 #[derive(Default)]
@@ -103,7 +103,7 @@ impl Three {
     async fn start() -> Self {
         let mut members = BTreeMap::new();
         for id in 1..=3 {
-            members.insert(id, TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap());
+            members.insert(id, free_address().await);
         }
         let mut three = Self { nodes: BTreeMap::new(), ways: BTreeMap::new() };
         for (id, address) in &members {

@@ -4,16 +4,14 @@ use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 use coracle::{
     net::{Connection, Dialer},
     raft::Options,
-    replication::{Administration, Member},
-    storage::{memory::MemoryState, memory_log::MemoryLog},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::sleep,
 };
 
-use crate::harness::{PATIENCE, free_address, start_member_with};
+use crate::harness::lone_leader;
 
 /// What one connection carries in a second, in bytes: somewhat more than the least that members need.
 const RATE: usize = 400 << 10;
@@ -56,25 +54,11 @@ async fn carry(near: DuplexStream, far: TcpStream) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_behind_a_slow_link_gets_large_contents() {
-    let (one, two) = (free_address().await, free_address().await);
-    let stores = || (Arc::new(MemoryLog::new()), Arc::new(MemoryState::open(Arc::default()).unwrap()));
-    let (log, state) = stores();
-    let leader = start_member_with(&Options::new(1), one, log, state, Some(Arc::new(SlowLink))).await;
-    let raft = leader.raft.clone().unwrap();
-    raft.form(&[(1, one.to_string())].into()).await.unwrap();
+    let leader = lone_leader(&Options::new(1), Arc::new(SlowLink)).await;
     // Both are on their way for longer than the ten heartbeats in which a follower must flush what is small.
     let content = "x".repeat(1 << 20);
     for at in 0..2 {
         leader.publish_until_acknowledged(&format!("k{at}"), &content).await;
     }
-    let (log, state) = stores();
-    let newcomer = start_member_with(&Options::new(2), two, log, state, None).await;
-    let member = Member { node: 2, member_address: two.to_string(), http_address: String::new() };
-    timeout(PATIENCE, raft.add(member)).await.expect("the new one catches up").unwrap();
-    let arrived = async {
-        while newcomer.text("k1").is_none() {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(PATIENCE, arrived).await.expect("the new one has everything");
+    leader.joined_by(&Options::new(2), "k1").await;
 }

@@ -56,8 +56,8 @@ pub(super) fn recover(directory: &Directory, options: &LogOptions) -> Result<Rec
         scan.segments.insert(sequence, segment.clone());
         scan.read(&segment, at + 1 == count)?;
     }
-    let Some((scan, active)) = scan.and_then(|it| it.segments.values().next_back().cloned().map(|active| (it, active)))
-    else {
+    let active = scan.as_ref().and_then(|it| it.segments.values().next_back().cloned());
+    let (Some(scan), Some(active)) = (scan, active) else {
         return Err(StorageError::new(format!("the log folder {shown} is empty")));
     };
     if !scan.index.is_complete() {
