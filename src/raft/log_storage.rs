@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     planted::{self, Bug},
-    storage::{LogStore, codec::DecodeError},
+    storage::{Durable, LogStore, codec::DecodeError},
 };
 
 /// A message to a peer carries at most about this many bytes of entries.
@@ -34,6 +34,16 @@ impl RaftLog {
         let entries = self.0.read(range, bytes_max)?;
         entries.into_iter().map(|entry| from_log_entry(entry).map_err(corrupt)).collect()
     }
+}
+
+/// Asks the log for something, and waits until it is durable.
+pub(super) async fn when_durable(ask: impl FnOnce(Durable)) -> io::Result<()> {
+    let (done, is_done) = oneshot::channel();
+    ask(Box::new(move |result| {
+        // The receiver waits below.
+        drop(done.send(result));
+    }));
+    is_done.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))
 }
 
 fn corrupt(err: DecodeError) -> io::Error {
@@ -89,15 +99,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
         if planted::is(Bug::VoteNotPersisted) {
             return Ok(());
         }
-        let (done, is_done) = oneshot::channel();
-        self.0.save_vote(
-            from_raft_vote(vote),
-            Box::new(move |result| {
-                // The receiver waits below.
-                drop(done.send(result));
-            }),
-        );
-        is_done.await.unwrap_or_else(|_| Err(io::Error::other("the log has stopped")))
+        when_durable(|durable| self.0.save_vote(from_raft_vote(vote), durable)).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogIdOf<TypeConfig>>) -> io::Result<()> {

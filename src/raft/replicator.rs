@@ -122,7 +122,7 @@ impl RaftReplicator {
             Arc::new(config),
             NetworkFactory { peers: peers.clone(), log: log.clone(), state: applier.state().clone() },
             RaftLog::new(log.clone()),
-            RaftState::beside(applier.clone(), log.state().purged),
+            RaftState::new(applier.clone(), log.clone()),
         );
         let raft = runtime::seeded(options.seed, starting)
             .await

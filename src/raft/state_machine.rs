@@ -15,33 +15,36 @@ use openraft::{
 use super::{
     TypeConfig,
     convert::{to_log_entry, to_raft_applied},
+    log_storage::when_durable,
     runtime::Threads,
 };
 use crate::{
     replication::Applier,
-    storage::{SnapshotFile, SnapshotJob},
-    types::{LogId, limits},
+    storage::{LogStore, SnapshotFile, SnapshotJob},
+    types::limits,
 };
 
 /// The state as openraft sees it.
+///
+/// A snapshot is on the disk at once, what was written to the log before it perhaps not yet. Until then the disk has it
+/// beside a log that may end with entries of an older term, which the snapshot contradicts; openraft does not start on such
+/// a pair. Hence every snapshot waits for the log first.
 pub struct RaftState {
     applier: Arc<Applier>,
+    log: Arc<dyn LogStore>,
     /// The last entry that was purged when this was made; 0: none.
     purged: u64,
 }
 
 impl RaftState {
-    /// A view of what this applier writes.
-    pub fn new(applier: Arc<Applier>) -> Self {
-        Self { applier, purged: 0 }
-    }
-
-    /// The same beside a log that begins after this entry.
-    pub(super) fn beside(applier: Arc<Applier>, purged: Option<LogId>) -> Self {
-        Self { applier, purged: purged.map_or(0, |it| it.index) }
+    /// A view of what this applier writes, beside this log.
+    pub fn new(applier: Arc<Applier>, log: Arc<dyn LogStore>) -> Self {
+        let purged = log.state().purged.map_or(0, |it| it.index);
+        Self { applier, log, purged }
     }
 
     async fn install(&self, path: &Path) -> io::Result<()> {
+        when_durable(|durable| self.log.barrier(durable)).await?;
         let (state, path) = (self.applier.state().clone(), path.to_owned());
         Threads::of_this_task().run(move || state.install(path)).await??;
         self.applier.state_replaced();
@@ -86,11 +89,11 @@ impl RaftStateMachine<TypeConfig> for RaftState {
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
-        self.applier.state().begin_snapshot().map(|job| SnapshotBuilder(Mutex::new(Some(job))))
+        self.applier.state().begin_snapshot().map(|job| SnapshotBuilder::new(Some(job), &self.log))
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder(Mutex::new(self.applier.state().begin_snapshot()))
+        SnapshotBuilder::new(self.applier.state().begin_snapshot(), &self.log)
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<TypeConfig>, snapshot: SnapshotFile) -> io::Result<()> {
@@ -106,18 +109,28 @@ impl RaftStateMachine<TypeConfig> for RaftState {
 }
 
 /// Writes the state as it was when this was made.
-pub struct SnapshotBuilder(Mutex<Option<SnapshotJob>>);
+pub struct SnapshotBuilder {
+    job: Mutex<Option<SnapshotJob>>,
+    log: Arc<dyn LogStore>,
+}
+
+impl SnapshotBuilder {
+    fn new(job: Option<SnapshotJob>, log: &Arc<dyn LogStore>) -> Self {
+        Self { job: Mutex::new(job), log: log.clone() }
+    }
+}
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotFile>> {
         let job = self
-            .0
+            .job
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
             .ok_or_else(|| io::Error::other("another snapshot is being written"))?;
+        when_durable(|durable| self.log.barrier(durable)).await?;
         let file = Threads::of_this_task().run(job).await??;
         to_raft_snapshot(file)
     }
@@ -126,4 +139,99 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 pub(super) fn to_raft_snapshot(file: SnapshotFile) -> io::Result<SnapshotOf<TypeConfig, SnapshotFile>> {
     let (last_log_id, last_membership) = to_raft_applied(&file.applied).map_err(io::Error::other)?;
     Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: file })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::{
+        metrics::Metrics,
+        raft::runtime,
+        storage::{
+            Applied, LogEntry, Payload, StateStore, memory::MemoryState, memory_files::MemoryFiles,
+            memory_log::MemoryLog,
+        },
+        types::LogId,
+        watch::Hub,
+    };
+
+    const THERE: LogId = LogId { term: 5, node: 2, index: 3 };
+
+    fn node(log: &Arc<MemoryLog>) -> (Arc<MemoryFiles>, Arc<MemoryState>, RaftState) {
+        let files = Arc::new(MemoryFiles::new());
+        let state = Arc::new(MemoryState::open(files.clone()).unwrap());
+        let applier = Applier::new(state.clone(), Arc::<Hub>::default(), Metrics::new());
+        (files, state, RaftState::new(Arc::new(applier), log.clone()))
+    }
+
+    /// A log on whose disk there are three entries of an old term, and not yet that the last two are gone.
+    fn cut_but_not_durable() -> Arc<MemoryLog> {
+        let log = Arc::new(MemoryLog::with_disk());
+        let id = |index| LogId { term: 3, node: 1, index };
+        log.append((1..=3).map(|index| LogEntry { id: id(index), payload: Payload::Blank }).collect(), Box::new(drop));
+        log.sync();
+        log.truncate_after(Some(id(1)));
+        log
+    }
+
+    fn on_disk(files: &Arc<MemoryFiles>) -> Option<LogId> {
+        MemoryState::open(files.clone()).unwrap().applied().last
+    }
+
+    // Work on another thread would be done at some time that nobody knows: seeded tasks do it here.
+    fn done_now<T>(work: impl Future<Output = io::Result<T>>) -> Option<io::Result<T>> {
+        runtime::seeded(Some(1), work).now_or_never()
+    }
+
+    #[test]
+    fn a_snapshot_is_installed_when_the_log_is_cut_on_disk() {
+        let (_, elsewhere, _) = node(&Arc::default());
+        elsewhere.commit(Applied { last: Some(THERE), membership: None }, Vec::new()).unwrap();
+        let sent = elsewhere.begin_snapshot().unwrap()().unwrap();
+        let mut bytes = Vec::new();
+        elsewhere.open_snapshot(&sent).unwrap().read_to_end(&mut bytes).unwrap();
+
+        let log = cut_but_not_durable();
+        let (files, state, mut raft_state) = node(&log);
+        let mut incoming = state.create_incoming().unwrap();
+        incoming.write_all(&bytes).unwrap();
+        incoming.finish().unwrap();
+        let snapshot = to_raft_snapshot(state.verify(&state.incoming_path()).unwrap()).unwrap();
+
+        let mut installed = Box::pin(raft_state.install_snapshot(&snapshot.meta, snapshot.snapshot));
+        assert!(done_now(&mut installed).is_none(), "installed beside a log that a crash brings back");
+        assert_eq!((on_disk(&files), state.applied().last), (None, None));
+        log.sync();
+        done_now(installed).unwrap().unwrap();
+        assert_eq!((on_disk(&files), state.applied().last), (Some(THERE), Some(THERE)));
+    }
+
+    #[test]
+    fn a_snapshot_is_written_when_the_log_is_durable_up_to_it() {
+        let log = cut_but_not_durable();
+        let (files, state, mut raft_state) = node(&log);
+        state.commit(Applied { last: Some(THERE), membership: None }, Vec::new()).unwrap();
+        let mut builder = raft_state.get_snapshot_builder().now_or_never().unwrap();
+        let mut built = Box::pin(builder.build_snapshot());
+        assert!(done_now(&mut built).is_none(), "the newest snapshot is ahead of the log on disk");
+        assert_eq!(on_disk(&files), None);
+        log.sync();
+        assert_eq!(done_now(built).unwrap().unwrap().snapshot.applied.last, Some(THERE));
+        assert_eq!(on_disk(&files), Some(THERE));
+    }
+
+    #[test]
+    fn a_snapshot_beside_a_failed_log_is_not_installed() {
+        let log = cut_but_not_durable();
+        let (_, state, mut raft_state) = node(&log);
+        log.fail("no disk");
+        state.commit(Applied { last: Some(THERE), membership: None }, Vec::new()).unwrap();
+        let mut builder = raft_state.get_snapshot_builder().now_or_never().unwrap();
+        let failed = done_now(builder.build_snapshot()).unwrap().unwrap_err();
+        assert!(failed.to_string().contains("no disk"), "{failed}");
+    }
 }

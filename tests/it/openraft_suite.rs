@@ -26,7 +26,8 @@ impl StoreBuilder<TypeConfig, RaftLog, RaftState, TempDir> for LogInMemory {
         let dir = TempDir::new().unwrap();
         let (_, state) = open_stores(dir.path());
         let applier = Applier::new(state, Arc::<Hub>::default(), Metrics::new());
-        Ok((dir, RaftLog::new(Arc::new(MemoryLog::new())), RaftState::new(Arc::new(applier))))
+        let log = Arc::new(MemoryLog::new());
+        Ok((dir, RaftLog::new(log.clone()), RaftState::new(Arc::new(applier), log)))
     }
 }
 
@@ -35,7 +36,7 @@ impl StoreBuilder<TypeConfig, RaftLog, RaftState, TempDir> for OnDisk {
         let dir = TempDir::new().unwrap();
         let (log, state) = open_stores(dir.path());
         let applier = Applier::new(state, Arc::<Hub>::default(), Metrics::new());
-        Ok((dir, RaftLog::new(log), RaftState::new(Arc::new(applier))))
+        Ok((dir, RaftLog::new(log.clone()), RaftState::new(Arc::new(applier), log)))
     }
 }
 
