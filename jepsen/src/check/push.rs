@@ -130,15 +130,20 @@ fn never_back(history: &History, versions: &Versions, streams: &BTreeMap<(u32, u
                 }
                 Some(revision) => floor = revision,
                 None if delivery.value.is_some() => {}
-                None => match known.absent_from(floor, delivery.read) {
-                    Some(revision) => floor = floor.max(revision),
-                    None if known.may_be_removed_by(delivery.read) => {}
-                    None => {
-                        check.anomaly(format!(
+                None => {
+                    let removed = known.absent_from(floor, delivery.read);
+                    let open = known.may_be_removed_by(delivery.read);
+                    match (removed, delivery.as_of) {
+                        (None, _) if !open => check.anomaly(format!(
                             "subscriber {subscriber} had {floor} of k{key}, then nothing: {delivery:?}"
-                        ));
+                        )),
+                        // What comes was written after a state in which there was nothing.
+                        (_, Some(as_of)) => floor = floor.max(as_of),
+                        (Some(revision), None) if !open => floor = floor.max(revision),
+                        // Of which removal this was told, nobody knows.
+                        (_, None) => {}
                     }
-                },
+                }
             }
         }
     }

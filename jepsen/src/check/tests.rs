@@ -175,6 +175,9 @@ fn anomalies_of_pushes_are_found() {
     });
     planted("told backwards", &["P3-never-back"], |it| it.deliveries.push(told(Some(B), 20, 20)));
     planted("told that nothing is there", &["P3-never-back"], |it| it.deliveries.push(told(None, 40, 20)));
+    planted("told what was there before nothing was", &["P3-never-back"], |it| {
+        it.deliveries[2].as_of = Some(41);
+    });
     planted("told a phantom", &["P4-committed-only"], |it| it.deliveries[1].value = Some(Value(99)));
     planted("told before it was written", &["P4-committed-only"], |it| {
         it.deliveries[1].read = 4 * SECOND;
@@ -195,6 +198,21 @@ fn anomalies_of_pushes_are_found() {
         let last = it.deliveries[3];
         it.deliveries.extend([last; 9]);
     });
+}
+
+#[test]
+fn of_two_removals_the_one_that_nobody_knows_may_be_the_one_that_was_told() {
+    let mut history = sound();
+    // A removal of unknown outcome, told as of 32, while one that is known to be at 34 was on its way already.
+    let gone = Op { revision: None, ..remove(0, (9, NEVER)) };
+    history.ops.extend([gone, Op { process: 5, ..put(Value(78), 31, (10, 11)) }]);
+    history.ops.push(Op { process: 6, ..remove(34, (9, 13)) });
+    let unknown = Delivery { as_of: Some(32), ..told(None, 34, 12) };
+    let deliveries = [told(Some(Value(78)), 31, 11), unknown, told(Some(Value(79)), 33, 13)];
+    history.ops.push(Op { process: 7, ..put(Value(79), 33, (12, 13)) });
+    history.deliveries.splice(3..3, deliveries);
+    let check = all(&history).into_iter().find(|it| it.name == "P3-never-back").unwrap();
+    assert_eq!(check.verdict, Verdict::True, "{check:#?}");
 }
 
 #[test]
