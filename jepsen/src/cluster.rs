@@ -154,7 +154,6 @@ impl Cluster {
         command
             .args(["server", "--quiet", "--node-id", &id.to_string(), "--members", &members.join(",")])
             .args(["--listen", &place.address.ip().to_string(), "--port", &place.address.port().to_string()])
-            .args(["--heartbeat-ms", "100", "--election-min-ms", "400", "--election-max-ms", "800"])
             .args(["--snapshot-entries", &self.snapshot_entries.to_string(), "--log-format", "text"])
             .arg("--data")
             .arg(&place.data);

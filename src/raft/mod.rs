@@ -67,7 +67,7 @@ pub struct MemberNode {
     pub member_address: String,
 }
 
-/// How a node takes part. The defaults are for a local network: a new leader within about 1.5 s.
+/// How a node takes part. The defaults are for a local network: a new leader within about 1.2 s.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// This node's id: never 0, never used again for another disk.
@@ -93,8 +93,8 @@ impl Options {
         Self {
             node,
             heartbeat: Duration::from_millis(150),
-            election_min: Duration::from_millis(450),
-            election_max: Duration::from_millis(750),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(600),
             snapshots: SnapshotPolicy::default(),
             seed: None,
             http: None,

@@ -116,7 +116,7 @@ fn mode(settings: &Settings, port: u16) -> Result<Mode, SettingsError> {
             }
             let millis = |name: &str| settings.parse::<u64>(name, "a number of milliseconds");
             let heartbeat = millis("heartbeat-ms")?.unwrap_or(150);
-            let (min, max) = (millis("election-min-ms")?.unwrap_or(450), millis("election-max-ms")?.unwrap_or(750));
+            let (min, max) = (millis("election-min-ms")?.unwrap_or(400), millis("election-max-ms")?.unwrap_or(600));
             if heartbeat < 10 || min < 2 * heartbeat || max <= min {
                 return Err(SettingsError(
                     "heartbeat-ms must be at least 10, election-min-ms at least twice that, and election-max-ms more \
