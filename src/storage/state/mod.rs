@@ -315,13 +315,8 @@ impl StateStore for SledState {
         for write in writes {
             match write {
                 Mutation::PutConfig(_, _, _) if planted::is(Bug::CacheKeepsWhatIsOlder) => {}
-                Mutation::PutConfig(key, variant, record) => {
-                    // What nobody reads is not worth a place, and making one takes longer than the rest of a commit.
-                    let cache_key = (key, variant);
-                    if shared.cache.contains_key(&cache_key) {
-                        shared.cache.insert(cache_key, record);
-                    }
-                }
+                // Whether anybody reads it or not: once a disk is full sled reads nothing, and what is here still can be read.
+                Mutation::PutConfig(key, variant, record) => shared.cache.insert((key, variant), record),
                 Mutation::DeleteConfig(key, variant) => shared.cache.invalidate(&(key, variant)),
                 Mutation::PutNamespace(_)
                 | Mutation::DeleteNamespace(_)
