@@ -114,18 +114,21 @@ fn mode(settings: &Settings, port: u16) -> Result<Mode, SettingsError> {
             if let Some(listen) = settings.parse::<IpAddr>("member-listen", "an IP address")? {
                 member.listen.set_ip(listen);
             }
-            let millis = |name: &str| settings.parse::<u64>(name, "a number of milliseconds");
-            let heartbeat = millis("heartbeat-ms")?.unwrap_or(150);
-            let (min, max) = (millis("election-min-ms")?.unwrap_or(400), millis("election-max-ms")?.unwrap_or(600));
-            if heartbeat < 10 || min < 2 * heartbeat || max <= min {
+            let millis = |name: &str, default| {
+                let given = settings.parse::<u64>(name, "a number of milliseconds");
+                given.map(|it| it.map_or(default, Duration::from_millis))
+            };
+            let heartbeat = millis("heartbeat-ms", member.heartbeat)?;
+            let min = millis("election-min-ms", member.election.0)?;
+            let max = millis("election-max-ms", member.election.1)?;
+            if heartbeat < Duration::from_millis(10) || min < heartbeat.saturating_mul(2) || max <= min {
                 return Err(SettingsError(
                     "heartbeat-ms must be at least 10, election-min-ms at least twice that, and election-max-ms more \
                      than election-min-ms"
                         .into(),
                 ));
             }
-            member.heartbeat = Duration::from_millis(heartbeat);
-            member.election = (Duration::from_millis(min), Duration::from_millis(max));
+            (member.heartbeat, member.election) = (heartbeat, (min, max));
             Ok(Mode::Member(member))
         }
         (false, _, _) => Err(SettingsError(
