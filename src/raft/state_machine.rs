@@ -66,15 +66,18 @@ impl RaftStateMachine<TypeConfig> for RaftState {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let (mut group, mut responders) = (Vec::new(), Vec::new());
+        let (mut group, mut responders, mut bytes) = (Vec::new(), Vec::new(), 0);
         loop {
             let next = entries.next().await.transpose()?;
             let ended = next.is_none();
             if let Some((entry, responder)) = next {
-                group.push(to_log_entry(entry));
+                let entry = to_log_entry(entry);
+                bytes += entry.payload.bytes().len();
+                group.push(entry);
                 responders.push(responder);
             }
-            if ended || group.len() == limits::GROUP_PROPOSALS_MAX {
+            if ended || group.len() == limits::GROUP_PROPOSALS_MAX || bytes >= limits::GROUP_BYTES_MAX_TOTAL {
+                bytes = 0;
                 let replies = self.applier.apply(std::mem::take(&mut group)).map_err(io::Error::other)?;
                 for (responder, reply) in responders.drain(..).zip(replies) {
                     if let Some(responder) = responder {

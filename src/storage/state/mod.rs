@@ -44,7 +44,7 @@ const LOOKS_MAX: usize = 1_000;
 pub struct StateOptions {
     /// Rows are written behind after this long.
     pub write_behind: Duration,
-    /// Or when so many bytes wait.
+    /// Or when so many bytes wait. A table that is written takes no more than these and one commit.
     pub write_behind_bytes: usize,
     /// A commit waits when more bytes than this wait to be written.
     pub waiting_bytes_max: usize,
@@ -58,7 +58,7 @@ impl Default for StateOptions {
     fn default() -> Self {
         Self {
             write_behind: Duration::from_millis(200),
-            write_behind_bytes: 8 << 20,
+            write_behind_bytes: 4 << 20,
             waiting_bytes_max: 256 << 20,
             cache_bytes: 32 << 20,
             sled_cache_bytes: 8 << 20,
@@ -310,7 +310,11 @@ impl StateStore for SledState {
                 }
             }
             live.applied = applied;
-            live.active.bytes >= shared.options.write_behind_bytes
+            let full = live.active.bytes >= shared.options.write_behind_bytes;
+            if full {
+                live.freeze(None);
+            }
+            full
         };
         for write in writes {
             match write {

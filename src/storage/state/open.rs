@@ -19,8 +19,12 @@ use crate::{
 };
 
 const CURRENT: &str = "CURRENT";
-/// Rows of a snapshot are loaded in batches of this many.
+/// Rows of a snapshot are loaded in batches of this many,
 const LOAD_ROWS: usize = 1024;
+/// or of so many bytes.
+const LOAD_BYTES: usize = 4 << 20;
+/// Bytes of a segment of sled's file. See [`apply`].
+const SLED_SEGMENT_BYTES: usize = 8 << 20;
 /// sled flushes its file by itself this often. It need not: nothing rests on it.
 const SLED_FLUSH_MS: u64 = 1_000;
 
@@ -118,6 +122,7 @@ fn open_sled(path: &Path, options: &StateOptions) -> Result<sled::Db, String> {
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(options.sled_cache_bytes)
+        .segment_size(SLED_SEGMENT_BYTES)
         .flush_every_ms(Some(SLED_FLUSH_MS))
         .mode(sled::Mode::HighThroughput);
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
@@ -221,11 +226,12 @@ pub(super) fn load_snapshot(
 ) -> Result<Live, StorageError> {
     delete_generation(dir, generation);
     let mut live = empty(dir, generation, options)?;
-    let failed = |err: sled::Error| StorageError::caused("load a snapshot", err);
     let mut table = Table::default();
     let db = live.db.clone();
     let index = &mut live.index;
-    let write = |table: &mut Table| db.apply_batch(rows::batch(&std::mem::take(table))).map_err(failed);
+    let write = |table: &mut Table| {
+        apply(&db, &std::mem::take(table)).map_err(|err| StorageError::caused("load a snapshot", err))
+    };
     let (file, _) = snapshot::read(path, |name, value| {
         if planted::is(Bug::SnapshotDropsRows) && row_hash(name, &value).is_multiple_of(8) {
             return Ok(());
@@ -234,14 +240,27 @@ pub(super) fn load_snapshot(
         let mutation =
             decode_row(name, value.clone()).map_err(|err| StorageError::caused("read a row of the snapshot", err))?;
         index.apply(&mutation, &row);
+        table.bytes += name.len() + value.len();
         table.rows.insert(name.to_vec(), Pending { value: Some(value), stored_bytes: 0 });
-        if table.rows.len() >= LOAD_ROWS { write(&mut table) } else { Ok(()) }
+        if table.rows.len() >= LOAD_ROWS || table.bytes >= LOAD_BYTES { write(&mut table) } else { Ok(()) }
     })?;
     (table.applied, table.witness) = (file.applied.clone(), live.index.witness());
     write(&mut table)?;
     sync(&db, &generation_path(dir, generation))?;
     live.applied = file.applied;
     Ok(live)
+}
+
+/// Writes a table to sled, as one batch, and waits until sled has written it to its file.
+///
+/// sled 0.34.7 stands still for ever when it shrinks its file while many of its buffers are on their way to a slow disk:
+/// whoever needs a new segment waits, with the lock of all segments, for the shrinking; that waits in a queue for one of
+/// seven threads; and the seven wait for the lock, each with a buffer that is written. Hence there are never seven: one
+/// table is on its way at a time, tables are bounded, and a segment, which is the largest buffer, takes much of one.
+/// `tests/slow_disk.rs` has such a disk.
+pub(super) fn apply(db: &sled::Db, table: &Table) -> sled::Result<()> {
+    db.apply_batch(rows::batch(table))?;
+    db.flush().map(drop)
 }
 
 /// Makes what sled has written durable, which sled itself does not.

@@ -1,5 +1,5 @@
 //! How rows lie in sled: short ones in one value, long ones in pieces, because sled splits its leaves by the number of rows,
-//! not by their bytes, and puts pages of more than 128 KiB into files that it never flushes.
+//! not by their bytes, and puts pages of more than a quarter of a segment into files that it never flushes.
 use bytes::Bytes;
 
 use super::{Pending, Table};

@@ -54,7 +54,7 @@ fn write_all(shared: &Shared) -> Result<(), StorageError> {
             (table, live.db.clone())
         };
         wait_for_log(shared)?;
-        db.apply_batch(rows::batch(&table)).map_err(|err| StorageError::caused("write the state", err))?;
+        open::apply(&db, &table).map_err(|err| StorageError::caused("write the state", err))?;
         {
             let mut live = shared.write();
             // An installed snapshot may have replaced everything meanwhile.

@@ -1,0 +1,121 @@
+//! The state on a disk that takes its time: everything is written in the end. sled's own threads wait for each other for
+//! ever there, if they are given too much at once.
+//!
+//! The disk is slow because a small library, put before the C library by the dynamic linker, sleeps in its calls. The C
+//! compiler that makes it is the one that links Rust programs.
+#![cfg(all(target_os = "linux", target_env = "gnu"))]
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use coracle::{
+    metrics::Metrics,
+    storage::{
+        Applied, StateStore,
+        state::{SledState, StateOptions},
+    },
+    types::{
+        Attributes, Author, ConfigKey, ConfigRecord, Content, LogId, Millis, Mutation, NamespaceId, Revision, Variant,
+    },
+};
+
+const SLOW_DISK: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <unistd.h>
+static void take_time(void) {
+    static atomic_uint calls;
+    unsigned call = atomic_fetch_add(&calls, 1);
+    if (call % 3 == 0) usleep(call * 2654435761u % 20000);
+}
+int sync_file_range(int fd, off64_t from, off64_t bytes, unsigned flags) {
+    int (*call)(int, off64_t, off64_t, unsigned) = dlsym(RTLD_NEXT, "sync_file_range");
+    take_time();
+    return call(fd, from, bytes, flags);
+}
+int fsync(int fd) {
+    int (*call)(int) = dlsym(RTLD_NEXT, "fsync");
+    take_time();
+    return call(fd);
+}
+"#;
+
+/// Long enough for any machine, and short enough to be told.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[test]
+fn a_state_is_written_to_a_slow_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, library) = (dir.path().join("slow_disk.c"), dir.path().join("slow_disk.so"));
+    fs::write(&source, SLOW_DISK).unwrap();
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").status();
+    assert!(made.unwrap().success(), "cc makes the library");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "on_a_slow_disk", "--ignored", "--nocapture"])
+        .env("LD_PRELOAD", &library)
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break Some(status),
+            None if started.elapsed() > PATIENCE => break None,
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    if ended.is_none() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(ended.expect("the state is written, however slow the disk").success());
+}
+
+#[test]
+#[ignore = "on the slow disk that the other test makes"]
+fn on_a_slow_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StateOptions { write_behind: Duration::from_millis(3), ..StateOptions::default() };
+    let state = SledState::open(dir.path(), options, Metrics::new()).unwrap();
+    // Contents come, grow, and go, so that sled's file shrinks now and then.
+    let started = Instant::now();
+    let mut revision = 0;
+    while started.elapsed() < Duration::from_secs(15) {
+        revision += 1;
+        let keys = 1 + revision % 30;
+        let writes = (0..keys).map(|number| {
+            let key = ConfigKey::new(&NamespaceId::public(), "g", &format!("k{number}")).unwrap();
+            if revision % 5 == 0 {
+                Mutation::DeleteConfig(key, Variant::Formal)
+            } else {
+                Mutation::PutConfig(key, Variant::Formal, record(revision, 65_000 - (revision * 977 % 60_000) as usize))
+            }
+        });
+        let last = Some(LogId { term: 1, node: 0, index: revision });
+        state.commit(Applied { last, membership: None }, writes.collect()).unwrap();
+        if revision % 8 == 0 {
+            state.flush().unwrap();
+        }
+    }
+    state.flush().unwrap();
+    assert_eq!(state.applied().revision(), Revision(revision));
+}
+
+fn record(revision: u64, bytes: usize) -> Arc<ConfigRecord> {
+    Arc::new(ConfigRecord {
+        content: Content::new("x".repeat(bytes)),
+        attributes: Attributes::default(),
+        beta_ips: Vec::new(),
+        created: Revision(revision),
+        created_at: Millis(revision),
+        modified: Revision(revision),
+        modified_at: Millis(revision),
+        author: Author::default(),
+    })
+}
