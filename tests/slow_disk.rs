@@ -6,12 +6,7 @@
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    process::Command,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, process::Command, sync::Arc, time::Duration};
 
 use coracle::{
     metrics::Metrics,
@@ -23,6 +18,7 @@ use coracle::{
         Attributes, Author, ConfigKey, ConfigRecord, Content, LogId, Millis, Mutation, NamespaceId, Revision, Variant,
     },
 };
+use tokio::time::Instant;
 
 const SLOW_DISK: &str = r#"
 #define _GNU_SOURCE
