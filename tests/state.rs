@@ -306,6 +306,11 @@ fn every_kind_of_damage_is_noticed_and_healed() {
         assert!(outcomes.get(&Healed::Harmless).is_none_or(|it| *it < 20), "the damage must bite: {outcomes:?}");
         let gone = heals(dir.path(), &expected, |dir| fs::remove_dir_all(dir.join("gen-000001")).unwrap());
         assert_eq!(gone, Healed::Rebuilt);
+        let other_segments = heals(dir.path(), &expected, |dir| {
+            fs::remove_dir_all(dir.join("gen-000001")).unwrap();
+            sled::Config::new().path(dir.join("gen-000001")).segment_size(512 << 10).open().unwrap();
+        });
+        assert_eq!(other_segments, Healed::Rebuilt, "what earlier versions wrote");
         heals(dir.path(), &expected, |dir| fs::remove_file(dir.join(&db)).unwrap());
         heals(dir.path(), &expected, |dir| fs::write(dir.join("gen-000001/conf"), b"nonsense").unwrap());
     }
