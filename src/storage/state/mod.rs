@@ -52,6 +52,9 @@ pub struct StateOptions {
     pub cache_bytes: u64,
     /// sled's own cache, in bytes.
     pub sled_cache_bytes: u64,
+    /// A segment of sled's file, in bytes: a power of two, 16 MiB at most. What was written with another size is rebuilt. See
+    /// `apply` in `open.rs` for what it has to be large enough for.
+    pub sled_segment_bytes: usize,
 }
 
 impl Default for StateOptions {
@@ -62,6 +65,7 @@ impl Default for StateOptions {
             waiting_bytes_max: 256 << 20,
             cache_bytes: 32 << 20,
             sled_cache_bytes: 8 << 20,
+            sled_segment_bytes: 8 << 20,
         }
     }
 }

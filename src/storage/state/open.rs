@@ -19,12 +19,8 @@ use crate::{
 };
 
 const CURRENT: &str = "CURRENT";
-/// Rows of a snapshot are loaded in batches of this many,
+/// Rows of a snapshot are loaded in batches of this many, or of as many bytes as are written behind at once.
 const LOAD_ROWS: usize = 1024;
-/// or of so many bytes.
-const LOAD_BYTES: usize = 4 << 20;
-/// Bytes of a segment of sled's file. See [`apply`].
-const SLED_SEGMENT_BYTES: usize = 8 << 20;
 /// sled flushes its file by itself this often. It need not: nothing rests on it.
 const SLED_FLUSH_MS: u64 = 1_000;
 
@@ -122,7 +118,7 @@ fn open_sled(path: &Path, options: &StateOptions) -> Result<sled::Db, String> {
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(options.sled_cache_bytes)
-        .segment_size(SLED_SEGMENT_BYTES)
+        .segment_size(options.sled_segment_bytes)
         .flush_every_ms(Some(SLED_FLUSH_MS))
         .mode(sled::Mode::HighThroughput);
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
@@ -242,7 +238,8 @@ pub(super) fn load_snapshot(
         index.apply(&mutation, &row);
         table.bytes += name.len() + value.len();
         table.rows.insert(name.to_vec(), Pending { value: Some(value), stored_bytes: 0 });
-        if table.rows.len() >= LOAD_ROWS || table.bytes >= LOAD_BYTES { write(&mut table) } else { Ok(()) }
+        let full = table.rows.len() >= LOAD_ROWS || table.bytes >= options.write_behind_bytes;
+        if full { write(&mut table) } else { Ok(()) }
     })?;
     (table.applied, table.witness) = (file.applied.clone(), live.index.witness());
     write(&mut table)?;
@@ -255,9 +252,10 @@ pub(super) fn load_snapshot(
 ///
 /// sled 0.34.7 stands still for ever when it shrinks its file while many of its buffers are on their way to a slow disk:
 /// whoever needs a new segment waits, with the lock of all segments, for the shrinking; that waits in a queue for one of
-/// seven threads; and the seven wait for the lock, each with a buffer that is written. Hence there are never seven: one
-/// table is on its way at a time, tables are bounded, and a segment, which is the largest buffer, takes much of one.
-/// `tests/slow_disk.rs` has such a disk.
+/// seven threads; and the seven wait for the lock, each with a buffer that is written. Hence one table is on its way at a
+/// time, tables are bounded, and a segment, which is the largest buffer, takes much of one: with contents of 10 MiB at most,
+/// too few buffers for seven threads. Not bounded is what sled itself moves after much was deleted.
+/// `tests/state/slow_disk.rs` has such a disk.
 pub(super) fn apply(db: &sled::Db, table: &Table) -> sled::Result<()> {
     db.apply_batch(rows::batch(table))?;
     db.flush().map(drop)

@@ -2,6 +2,9 @@
 //! after damage.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod slow_disk;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -26,8 +29,15 @@ use coracle::{
 };
 use proptest::prelude::*;
 
+/// Small, so that a little fills several.
+const SEGMENT_BYTES: usize = 512 << 10;
+
 fn options() -> StateOptions {
-    StateOptions { write_behind: Duration::from_millis(3), ..StateOptions::default() }
+    StateOptions {
+        write_behind: Duration::from_millis(3),
+        sled_segment_bytes: SEGMENT_BYTES,
+        ..StateOptions::default()
+    }
 }
 
 fn open(dir: &Path) -> Arc<SledState> {
@@ -177,7 +187,7 @@ proptest! {
     }
 }
 
-/// Enough for several of sled's segments of half a megabyte.
+/// Enough for several of sled's segments.
 const ROWS: u64 = 400;
 
 fn write(state: &SledState, from: u64) {
@@ -308,9 +318,9 @@ fn every_kind_of_damage_is_noticed_and_healed() {
         assert_eq!(gone, Healed::Rebuilt);
         let other_segments = heals(dir.path(), &expected, |dir| {
             fs::remove_dir_all(dir.join("gen-000001")).unwrap();
-            sled::Config::new().path(dir.join("gen-000001")).segment_size(512 << 10).open().unwrap();
+            sled::Config::new().path(dir.join("gen-000001")).segment_size(2 * SEGMENT_BYTES).open().unwrap();
         });
-        assert_eq!(other_segments, Healed::Rebuilt, "what earlier versions wrote");
+        assert_eq!(other_segments, Healed::Rebuilt, "sled does not read what was written with others");
         heals(dir.path(), &expected, |dir| fs::remove_file(dir.join(&db)).unwrap());
         heals(dir.path(), &expected, |dir| fs::write(dir.join("gen-000001/conf"), b"nonsense").unwrap());
     }

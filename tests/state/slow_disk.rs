@@ -3,22 +3,19 @@
 //!
 //! The disk is slow because a small library, put before the C library by the dynamic linker, sleeps in its calls. The C
 //! compiler that makes it is the one that links Rust programs.
-#![cfg(all(target_os = "linux", target_env = "gnu"))]
-#![allow(clippy::unwrap_used)]
-
 use std::{fs, process::Command, sync::Arc, time::Duration};
 
 use coracle::{
     metrics::Metrics,
     storage::{
-        Applied, StateStore,
+        StateStore,
         state::{SledState, StateOptions},
     },
-    types::{
-        Attributes, Author, ConfigKey, ConfigRecord, Content, LogId, Millis, Mutation, NamespaceId, Revision, Variant,
-    },
+    types::{Mutation, Revision, Variant},
 };
 use tokio::time::Instant;
+
+use super::{applied, key, record};
 
 const SLOW_DISK: &str = r#"
 #define _GNU_SOURCE
@@ -54,7 +51,7 @@ fn a_state_is_written_to_a_slow_disk() {
     let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").status();
     assert!(made.unwrap().success(), "cc makes the library");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "on_a_slow_disk", "--ignored", "--nocapture"])
+        .args(["--exact", "slow_disk::on_a_slow_disk", "--ignored", "--nocapture"])
         .env("LD_PRELOAD", &library)
         .spawn()
         .unwrap();
@@ -82,36 +79,21 @@ fn on_a_slow_disk() {
     // Contents come, grow, and go, so that sled's file shrinks now and then.
     let started = Instant::now();
     let mut revision = 0;
-    let contents: Vec<_> = (0..16).map(|number| record(1, 65_000 - number * 4_000)).collect();
+    let contents: Vec<_> = (0..16).map(|number| record("x".repeat(65_000 - number * 4_000), 1)).collect();
     while started.elapsed() < Duration::from_secs(15) {
         revision += 1;
-        let keys = 1 + revision % 30;
+        let keys = 1 + (revision % 30) as u8;
         let writes = (0..keys).map(|number| {
-            let key = ConfigKey::new(&NamespaceId::public(), "g", &format!("k{number}")).unwrap();
             if revision % 5 == 0 {
-                Mutation::DeleteConfig(key, Variant::Formal)
+                Mutation::DeleteConfig(key(number), Variant::Formal)
             } else {
-                let mut record = (*contents[((revision + number) % 16) as usize]).clone();
+                let mut record = (*contents[(revision as usize + usize::from(number)) % 16]).clone();
                 record.modified = Revision(revision);
-                Mutation::PutConfig(key, Variant::Formal, Arc::new(record))
+                Mutation::PutConfig(key(number), Variant::Formal, Arc::new(record))
             }
         });
-        let last = Some(LogId { term: 1, node: 0, index: revision });
-        state.commit(Applied { last, membership: None }, writes.collect()).unwrap();
+        state.commit(applied(revision), writes.collect()).unwrap();
     }
     state.flush().unwrap();
     assert_eq!(state.applied().revision(), Revision(revision));
-}
-
-fn record(revision: u64, bytes: usize) -> Arc<ConfigRecord> {
-    Arc::new(ConfigRecord {
-        content: Content::new("x".repeat(bytes)),
-        attributes: Attributes::default(),
-        beta_ips: Vec::new(),
-        created: Revision(revision),
-        created_at: Millis(revision),
-        modified: Revision(revision),
-        modified_at: Millis(revision),
-        author: Author::default(),
-    })
 }
