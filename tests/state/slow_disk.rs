@@ -1,5 +1,6 @@
 //! The state on a disk that takes its time: everything is written in the end. sled's own threads wait for each other for
-//! ever there, if they are given too much at once.
+//! ever there, if they are given too much at once. Whether they do is chance; that all of them are busy is not, and is what
+//! it takes.
 //!
 //! The disk is slow because a small library, put before the C library by the dynamic linker, sleeps in its calls. The C
 //! compiler that makes it is the one that links Rust programs.
@@ -22,16 +23,24 @@ const SLOW_DISK: &str = r#"
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <unistd.h>
 static void take_time(void) {
     static atomic_uint calls;
     unsigned call = atomic_fetch_add(&calls, 1);
-    if (call % 3 == 0) usleep(call * 2654435761u % 100000);
+    usleep(call * 2654435761u % 30000);
 }
 int sync_file_range(int fd, off64_t from, off64_t bytes, unsigned flags) {
+    static atomic_uint under_way;
     int (*call)(int, off64_t, off64_t, unsigned) = dlsym(RTLD_NEXT, "sync_file_range");
+    if (atomic_fetch_add(&under_way, 1) + 1 == 7) {
+        fputs("all of sled's seven threads write: one that shrinks the file would not come to it\n", stderr);
+        _exit(7);
+    }
     take_time();
-    return call(fd, from, bytes, flags);
+    int result = call(fd, from, bytes, flags);
+    atomic_fetch_sub(&under_way, 1);
+    return result;
 }
 int fsync(int fd) {
     int (*call)(int) = dlsym(RTLD_NEXT, "fsync");
