@@ -109,6 +109,8 @@ metrics! {
     snapshot_seconds: Histogram = "coracle_snapshot_seconds";
     /// Times that the state was rebuilt from snapshot and log because it was lost or damaged.
     state_rebuilds: Counter = "coracle_state_rebuilds";
+    /// Whether the state is not being written because the disk stands still, or sled does.
+    state_writer_stalled: Gauge = "coracle_state_writer_stalled";
 }
 
 impl Metrics {

@@ -8,7 +8,7 @@ mod slow_disk;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ use coracle::{
     },
 };
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 /// Small, so that a little fills several.
 const SEGMENT_BYTES: usize = 512 << 10;
@@ -377,6 +378,71 @@ fn a_snapshot_is_of_one_moment_while_commits_go_on_and_can_be_installed() {
     drop(other);
     let other = open(to.path());
     assert_eq!((other.applied(), other.witness()), (applied(ROWS), witness), "after a restart too");
+}
+
+/// What is to be written to the snapshot is still to be written to sled when another state takes its place.
+#[test]
+fn a_snapshot_that_is_overtaken_by_an_installed_one_is_that_one() {
+    for fills_a_table in [false, true] {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let newer = open(from.path());
+        write(&newer, 1);
+        let sent = newer.begin_snapshot().unwrap()().unwrap();
+
+        let log = Arc::new(MemoryLog::with_disk());
+        let id = LogId { term: 1, node: 1, index: 1 };
+        log.append(vec![LogEntry { id, payload: Payload::Blank }], Box::new(drop));
+        let options = StateOptions { write_behind: Duration::from_secs(3_600), ..options() };
+        let state = Arc::new(SledState::open(to.path(), options, Metrics::new()).unwrap());
+        // Nothing is written before the log is.
+        state.stay_behind(log.clone());
+        let content = "x".repeat(if fills_a_table { options.write_behind_bytes } else { 1 });
+        let put = Mutation::PutConfig(key(1), variant(0), record(content, 1));
+        state.commit(applied(1), vec![put]).unwrap();
+        let job = state.begin_snapshot().unwrap();
+        fs::copy(&sent.path, state.incoming_path()).unwrap();
+        state.install(state.incoming_path()).unwrap();
+        let (done, is_done) = mpsc::channel();
+        std::thread::spawn(move || done.send(job()));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let file = loop {
+            log.sync();
+            match is_done.recv_timeout(Duration::from_millis(1)) {
+                Ok(file) => break file.unwrap(),
+                Err(_) => assert!(Instant::now() < deadline, "it waits for a state that is gone"),
+            }
+        };
+        assert_eq!(file.applied, applied(ROWS));
+        assert!(state.begin_snapshot().is_some(), "another one can be written");
+        // The end would wait for the log.
+        let ended = std::thread::spawn(move || drop(state));
+        while !ended.is_finished() {
+            log.sync();
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// As when the disk stands still, or sled does.
+#[test]
+fn a_state_that_cannot_be_written_says_so_and_can_be_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = Metrics::new();
+    let state = SledState::open(dir.path(), options(), metrics.clone()).unwrap();
+    state.stay_behind(Arc::new(MemoryLog::with_disk()));
+    let started = Instant::now();
+    let mut revision = 0;
+    while metrics.state_writer_stalled.get() == 0 {
+        assert!(started.elapsed() < Duration::from_secs(30), "nobody is told");
+        revision += 1;
+        let put = Mutation::PutConfig(key(1), variant(0), record("x".into(), revision));
+        state.commit(applied(revision), vec![put]).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(started.elapsed() > Duration::from_secs(5), "a disk may be slow");
+    let started = Instant::now();
+    drop(state);
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
 #[test]

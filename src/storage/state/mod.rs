@@ -20,7 +20,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
+use self::open::Generation;
 use super::{
     Applied, Incoming, LogStore, SnapshotFile, SnapshotJob, StateStore, StorageError, Witness, folder,
     index::{Index, Row, decode_row},
@@ -99,8 +101,7 @@ struct Live {
     active: Table,
     /// Oldest first.
     frozen: VecDeque<Arc<Table>>,
-    db: sled::Db,
-    generation: u64,
+    generation: Arc<Generation>,
 }
 
 /// Rows that wait to be written.
@@ -133,7 +134,11 @@ struct Control {
     snapshots: u64,
     /// sled stands still at the state that the snapshot is of.
     held: bool,
+    /// Since when the table at hand is being written.
+    writing_since: Option<Instant>,
     failed: Option<String>,
+    /// The thread has ended.
+    ended: bool,
 }
 
 impl Shared {
@@ -215,7 +220,7 @@ impl SledState {
         let shared = &self.shared;
         let cache_key = (key.clone(), variant.clone());
         for _ in 0..LOOKS_MAX {
-            let (modified, waiting, db) = {
+            let (modified, waiting, generation) = {
                 let live = shared.read();
                 let Some(modified) = live.index.modified(key, variant) else { return Ok(None) };
                 if let Some(record) = shared.cache.get(&cache_key)
@@ -224,12 +229,12 @@ impl SledState {
                     return Ok(Some(record));
                 }
                 let name = keys::config(key, variant);
-                (modified, live.pending(&name).and_then(|it| it.value.clone()), live.db.clone())
+                (modified, live.pending(&name).and_then(|it| it.value.clone()), live.generation.clone())
             };
             let name = keys::config(key, variant);
             let value = match waiting {
                 Some(value) => Some(value),
-                None => rows::read(&db, &name)?,
+                None => rows::read(&generation.db, &name)?,
             };
             let Some(value) = value else { continue };
             let Mutation::PutConfig(_, _, record) =
@@ -377,7 +382,7 @@ impl StateStore for SledState {
     fn install(&self, incoming: PathBuf) -> Result<(), StorageError> {
         let shared = &self.shared;
         let failed = |what: &'static str| move |err: io::Error| StorageError::caused(what, err);
-        let generation = shared.read().generation + 1;
+        let generation = shared.read().generation.number() + 1;
         let loaded = open::load_snapshot(&shared.dir, generation, &incoming, &shared.options)?;
         // The file first: the newest snapshot is never older than the state.
         let path = snapshot::path_of(&shared.snapshots(), &loaded.applied);
@@ -389,10 +394,11 @@ impl StateStore for SledState {
             let mut live = shared.write();
             std::mem::replace(&mut *live, loaded)
         };
+        // Who waits for the old one to be written waits for nothing.
+        write_behind::hurry(shared);
         shared.cache.invalidate_all();
-        let old_generation = old.generation;
+        old.generation.replaced();
         drop(old);
-        open::delete_generation(&shared.dir, old_generation);
         snapshot::delete_old(&shared.snapshots());
         Ok(())
     }
@@ -408,9 +414,11 @@ impl StateStore for SledState {
 
 impl Drop for SledState {
     fn drop(&mut self) {
-        self.shared.control().closed = true;
-        self.shared.wake.notify_all();
-        if let Some(writer) = self.writer.take()
+        if !write_behind::close(&self.shared) {
+            tracing::error!(
+                "the state is closed before all of it is written; the next start reads the rest in the log"
+            );
+        } else if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
             tracing::error!("the state's writer thread panicked");

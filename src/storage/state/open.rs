@@ -5,6 +5,10 @@ use std::{
     io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{Live, Pending, StateOptions, Table, rows};
@@ -23,6 +27,61 @@ const CURRENT: &str = "CURRENT";
 const LOAD_ROWS: usize = 1024;
 /// sled flushes its file by itself this often. It need not: nothing rests on it.
 const SLED_FLUSH_MS: u64 = 1_000;
+
+/// A sled database and the folder that is its own. Whoever works on it holds it: one that was replaced is deleted only when
+/// nobody does, because sled makes files in its folder, and waits for ever once it could not.
+pub(super) struct Generation {
+    pub(super) db: sled::Db,
+    // After the database, whose end writes.
+    folder: GenerationFolder,
+}
+
+impl Generation {
+    pub(super) fn number(&self) -> u64 {
+        self.folder.number
+    }
+
+    /// Another one took its place: its folder is deleted after its last use.
+    pub(super) fn replaced(&self) {
+        self.folder.replaced.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes what sled has written durable, which sled itself does not.
+    pub(super) fn sync(&self) -> Result<(), StorageError> {
+        self.db.flush().map_err(|err| StorageError::caused("write out the state", err))?;
+        let path = self.folder.path();
+        let synced = (|| {
+            for entry in fs::read_dir(&path)? {
+                let path = entry?.path();
+                if path.is_file() {
+                    File::open(path)?.sync_all()?;
+                }
+            }
+            File::open(&path)?.sync_all()
+        })();
+        synced.map_err(|err: io::Error| StorageError::caused("write out the state", err))
+    }
+}
+
+struct GenerationFolder {
+    dir: PathBuf,
+    number: u64,
+    replaced: AtomicBool,
+}
+
+impl GenerationFolder {
+    fn path(&self) -> PathBuf {
+        generation_path(&self.dir, self.number)
+    }
+}
+
+impl Drop for GenerationFolder {
+    fn drop(&mut self) {
+        if *self.replaced.get_mut() {
+            delete_generation(&self.dir, self.number);
+        }
+    }
+}
 
 pub(super) struct Opened {
     pub(super) live: Live,
@@ -63,7 +122,7 @@ pub(super) fn open(dir: &Path, options: &StateOptions, metrics: &Metrics) -> Res
         Ok(live) => live,
         Err(why) => rebuild(dir, generation.unwrap_or_default(), &why, options, metrics)?,
     };
-    delete_others(dir, live.generation);
+    delete_others(dir, live.generation.number());
     Ok(Opened { live, snapshot: newest })
 }
 
@@ -89,7 +148,7 @@ pub(super) fn set_current(dir: &Path, generation: u64) -> io::Result<()> {
     folder::rename(&temporary, &dir.join(CURRENT))
 }
 
-pub(super) fn delete_generation(dir: &Path, generation: u64) {
+fn delete_generation(dir: &Path, generation: u64) {
     let path = generation_path(dir, generation);
     if let Err(err) = fs::remove_dir_all(&path)
         && err.kind() != io::ErrorKind::NotFound
@@ -128,14 +187,16 @@ fn open_sled(path: &Path, options: &StateOptions) -> Result<sled::Db, String> {
     }
 }
 
-fn live(db: sled::Db, index: Index, applied: Applied, generation: u64) -> Live {
-    Live { index, applied, active: Table::default(), frozen: VecDeque::new(), db, generation }
+fn live(dir: &Path, number: u64, db: sled::Db, index: Index, applied: Applied) -> Live {
+    let folder = GenerationFolder { dir: dir.to_owned(), number, replaced: AtomicBool::new(false) };
+    let generation = Arc::new(Generation { db, folder });
+    Live { index, applied, active: Table::default(), frozen: VecDeque::new(), generation }
 }
 
 fn empty(dir: &Path, generation: u64, options: &StateOptions) -> Result<Live, StorageError> {
     let db = open_sled(&generation_path(dir, generation), options)
         .map_err(|why| StorageError::new(format!("cannot make a state in {}: {why}", dir.display())))?;
-    Ok(live(db, Index::default(), Applied::default(), generation))
+    Ok(live(dir, generation, db, Index::default(), Applied::default()))
 }
 
 /// Opens a generation and checks all of it; says why it cannot be used.
@@ -168,7 +229,7 @@ fn load(dir: &Path, generation: u64, options: &StateOptions) -> Result<Live, Str
         let found = index.witness();
         return Err(format!("it has {} rows where it must have {}, or other ones", found.rows, witness.rows));
     }
-    Ok(live(db, index, applied, generation))
+    Ok(live(dir, generation, db, index, applied))
 }
 
 /// Puts a state aside that cannot be used, and makes one of the newest snapshot that can, or an empty one.
@@ -223,7 +284,7 @@ pub(super) fn load_snapshot(
     delete_generation(dir, generation);
     let mut live = empty(dir, generation, options)?;
     let mut table = Table::default();
-    let db = live.db.clone();
+    let db = live.generation.db.clone();
     let index = &mut live.index;
     let write = |table: &mut Table| {
         apply(&db, &std::mem::take(table)).map_err(|err| StorageError::caused("load a snapshot", err))
@@ -243,7 +304,7 @@ pub(super) fn load_snapshot(
     })?;
     (table.applied, table.witness) = (file.applied.clone(), live.index.witness());
     write(&mut table)?;
-    sync(&db, &generation_path(dir, generation))?;
+    live.generation.sync()?;
     live.applied = file.applied;
     Ok(live)
 }
@@ -259,24 +320,4 @@ pub(super) fn load_snapshot(
 pub(super) fn apply(db: &sled::Db, table: &Table) -> sled::Result<()> {
     db.apply_batch(rows::batch(table))?;
     db.flush().map(drop)
-}
-
-/// Makes what sled has written durable, which sled itself does not.
-pub(super) fn sync(db: &sled::Db, path: &Path) -> Result<(), StorageError> {
-    db.flush().map_err(|err| StorageError::caused("write out the state", err))?;
-    let synced = (|| {
-        for entry in fs::read_dir(path)? {
-            let path = entry?.path();
-            if path.is_file() {
-                File::open(path)?.sync_all()?;
-            }
-        }
-        File::open(path)?.sync_all()
-    })();
-    synced.map_err(|err: io::Error| StorageError::caused("write out the state", err))
-}
-
-/// The folder of a generation.
-pub(super) fn path(dir: &Path, generation: u64) -> PathBuf {
-    generation_path(dir, generation)
 }

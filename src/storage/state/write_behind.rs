@@ -5,14 +5,26 @@ use std::{
     time::Duration,
 };
 
-use super::{Shared, Table, open, rows};
+use tokio::time::Instant;
+
+use super::{
+    Shared, Table,
+    open::{self, Generation},
+    rows,
+};
 use crate::storage::{Applied, SnapshotFile, SnapshotJob, StorageError, Witness, snapshot};
 
 /// How long a commit waits for room before it gives up on the disk.
 const ROOM_PATIENCE: Duration = Duration::from_secs(60);
 
+/// A table takes no longer than this to be written, a few MiB as it has, or whoever runs this node is told.
+const STALLED: Duration = Duration::from_secs(10);
+/// A state that is closed waits this long for what is still to be written. The log has it.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Runs until the state is closed and everything is written.
 pub(super) fn run(shared: &Shared) {
+    let _ended = Ended(shared);
     loop {
         let closing = {
             let control = shared.control();
@@ -36,13 +48,32 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
+/// Tells, however it comes to its end, that the thread has ended.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.control().ended = true;
+        self.0.wake.notify_all();
+    }
+}
+
+/// Has the thread write what there is, and end; `false`: it has not, in [`CLOSE_PATIENCE`].
+pub(super) fn close(shared: &Shared) -> bool {
+    shared.control().closed = true;
+    shared.wake.notify_all();
+    let running = |control: &mut super::Control| !control.ended;
+    let waited = shared.wake.wait_timeout_while(shared.control(), CLOSE_PATIENCE, running);
+    waited.unwrap_or_else(PoisonError::into_inner).0.ended
+}
+
 /// Writes what is frozen, then what is active, unless a snapshot makes sled stand still.
 fn write_all(shared: &Shared) -> Result<(), StorageError> {
     loop {
         if shared.control().held {
             return Ok(());
         }
-        let (table, db) = {
+        let (table, generation) = {
             let mut live = shared.write();
             if live.frozen.is_empty() {
                 if live.active.rows.is_empty() {
@@ -51,10 +82,13 @@ fn write_all(shared: &Shared) -> Result<(), StorageError> {
                 live.freeze(None);
             }
             let Some(table) = live.frozen.front().cloned() else { return Ok(()) };
-            (table, live.db.clone())
+            (table, live.generation.clone())
         };
+        shared.control().writing_since = Some(Instant::now());
         wait_for_log(shared)?;
-        open::apply(&db, &table).map_err(|err| StorageError::caused("write the state", err))?;
+        open::apply(&generation.db, &table).map_err(|err| StorageError::caused("write the state", err))?;
+        shared.control().writing_since = None;
+        shared.metrics.state_writer_stalled.set(0);
         {
             let mut live = shared.write();
             // An installed snapshot may have replaced everything meanwhile.
@@ -96,9 +130,20 @@ fn waiting_bytes(shared: &Shared) -> usize {
 
 /// Waits while too much waits to be written.
 pub(super) fn wait_for_room(shared: &Shared) -> Result<(), StorageError> {
-    if let Some(why) = &shared.control().failed {
+    let control = shared.control();
+    if let Some(why) = &control.failed {
         return Err(StorageError::new(why.clone()));
     }
+    // Set under the lock, as it is cleared after it was taken.
+    if control.writing_since.is_some_and(|since| since.elapsed() > STALLED)
+        && shared.metrics.state_writer_stalled.set(1) == 0
+    {
+        tracing::error!(
+            "the state has not been written for {STALLED:?}: the disk stands still, or sled does. This node goes on until too \
+             much waits; if it does not recover, restart it: nothing is lost, the log has everything"
+        );
+    }
+    drop(control);
     if waiting_bytes(shared) < shared.options.waiting_bytes_max {
         return Ok(());
     }
@@ -129,11 +174,8 @@ pub(super) fn flush(shared: &Shared) -> Result<(), StorageError> {
         return Err(StorageError::new(why.clone()));
     }
     drop(control);
-    let (db, generation) = {
-        let live = shared.read();
-        (live.db.clone(), live.generation)
-    };
-    open::sync(&db, &open::path(&shared.dir, generation))
+    let generation = shared.read().generation.clone();
+    generation.sync()
 }
 
 /// While this lives, sled is to stand still once it has the state that the snapshot is of.
@@ -160,43 +202,46 @@ pub(super) fn begin_snapshot(shared: &Arc<Shared>) -> Option<SnapshotJob> {
         control.snapshots
     };
     let hold = Hold(shared.clone());
-    let table = {
+    let (table, generation) = {
         let mut live = shared.write();
         live.freeze(Some(number));
-        live.frozen.back().cloned()?
+        (live.frozen.back().cloned()?, live.generation.clone())
     };
     hurry(shared);
     Some(Box::new(move || {
-        let started = tokio::time::Instant::now();
-        let file = export(&hold.0, &table)?;
+        let started = Instant::now();
+        let Some(file) = export(&hold.0, &table, &generation)? else { return installed(&hold.0) };
         hold.0.metrics.snapshots.inc();
         hold.0.metrics.snapshot_seconds.observe(started.elapsed().as_secs_f64());
         Ok(file)
     }))
 }
 
-fn export(shared: &Shared, table: &Table) -> Result<SnapshotFile, StorageError> {
-    let not_yet = |control: &mut super::Control| !control.held && control.failed.is_none() && !control.closed;
-    let control = shared.wake.wait_while(shared.control(), not_yet).unwrap_or_else(PoisonError::into_inner);
-    if !control.held {
+/// `None`: another state was installed meanwhile, and what this one would have been is gone with it.
+fn export(shared: &Shared, table: &Table, generation: &Arc<Generation>) -> Result<Option<SnapshotFile>, StorageError> {
+    let is_replaced = || !Arc::ptr_eq(generation, &shared.read().generation);
+    let not_yet =
+        |control: &mut super::Control| !control.held && control.failed.is_none() && !control.closed && !is_replaced();
+    let held = shared.wake.wait_while(shared.control(), not_yet).unwrap_or_else(PoisonError::into_inner).held;
+    if is_replaced() {
+        return Ok(None);
+    }
+    if !held {
         return Err(StorageError::new("the state is closed, or cannot be written"));
     }
-    drop(control);
-    let db = {
-        let live = shared.read();
-        if live.applied.revision() < table.applied.revision() {
-            return Err(StorageError::new("the state was replaced"));
-        }
-        live.db.clone()
-    };
-    let file = write_file(shared, &db, &table.applied, table.witness)?;
+    let file = write_file(shared, &generation.db, &table.applied, table.witness)?;
     let mut newest = shared.newest();
     if newest.as_ref().is_none_or(|it| it.applied.revision() < file.applied.revision()) {
         *newest = Some(file.clone());
     }
     drop(newest);
     snapshot::delete_old(&shared.snapshots());
-    Ok(file)
+    Ok(Some(file))
+}
+
+/// The snapshot that was installed.
+fn installed(shared: &Shared) -> Result<SnapshotFile, StorageError> {
+    shared.newest().clone().ok_or_else(|| StorageError::new("the state was replaced"))
 }
 
 fn write_file(
