@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     outgoing,
     streams::Streams,
 };
-use crate::nacos::grpc::{Api, Methods, SERVED_AFTER_END, Transport};
+use crate::nacos::grpc::{Api, Methods, SERVED_AFTER_END, Transport, Useless};
 
 /// Requests in flight on one connection. Clients in Java send a few; a proxy for many clients is no client.
 const STREAMS_MAX: u32 = 1_000;
@@ -24,6 +24,12 @@ const STREAMS_MAX: u32 = 1_000;
 const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// A connection sends this much before somebody has read it: so that a large content comes without waiting.
 const WINDOW_BYTES: u32 = 1 << 20;
+/// Who says nothing for this long is asked for a sign of life, below the clients' own: a host that is gone holds no place.
+const PING_AFTER: Duration = Duration::from_secs(60);
+/// It has this long to give one.
+const PING_ANSWER: Duration = Duration::from_secs(20);
+/// How often a connection is looked at: whether it is worth its place.
+const LOOK: Duration = Duration::from_secs(30);
 /// Clients that were told to go elsewhere have this long.
 const DRAIN: Duration = Duration::from_millis(800);
 /// Then the streams of those that did not go are ended, and a moment later ([`SERVED_AFTER_END`]) their requests are refused
@@ -78,9 +84,12 @@ async fn connection(
     mut stopping: watch::Receiver<bool>,
     _place: Place,
 ) {
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(transport.clone());
-        methods.call(request).map(Ok::<_, Infallible>)
+    let service = service_fn({
+        let transport = transport.clone();
+        move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(transport.clone());
+            methods.call(request).map(Ok::<_, Infallible>)
+        }
     });
     let (socket, outgoing) = outgoing::split(socket);
     let mut streams = Streams::default();
@@ -90,15 +99,32 @@ async fn connection(
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PING_ANSWER)
         .serve_connection(socket, service);
     let mut connection = pin!(connection);
     let mut told = false;
+    let mut useless = None;
+    let mut look = pin!(sleep(LOOK));
     let served = loop {
         tokio::select! {
             served = poll_fn(|context| streams.poll_with(connection.as_mut(), |it| outgoing.send(it), context)) => break served,
             () = stopped(&mut stopping), if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            () = look.as_mut() => {
+                look.as_mut().reset(Instant::now() + LOOK);
+                let was = std::mem::replace(&mut useless, transport.useless());
+                match (was, useless) {
+                    (_, None) => {}
+                    // What is being asked is answered. Who has not even begun does not hear it, and is hung up on next time.
+                    (None, Some(Useless::Deserted)) => connection.as_mut().graceful_shutdown(),
+                    (Some(_), Some(why)) | (None, Some(why @ Useless::Blocked)) => {
+                        tracing::debug!(%peer, ?why, "hang up");
+                        break Ok(());
+                    }
+                }
             }
         }
     };

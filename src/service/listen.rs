@@ -86,15 +86,16 @@ impl Services {
     }
 
     /// Waits until this node has applied all that was acknowledged anywhere before, but no longer than `within`: a client
-    /// that comes from another node is not told something older than it heard there.
-    pub async fn catch_up(&self, within: Duration) {
+    /// that comes from another node is not told something older than it heard there. `false`: it is not known whether it has.
+    pub async fn catch_up(&self, within: Duration) -> bool {
         let barrier = self.replicator.read_barrier(Consistency::Linearizable);
+        // No majority, or a slow one: what there is here is better than nothing.
         match timeout(within, barrier).await {
-            Ok(Ok(_)) => {}
-            // No majority, or a slow one: what there is here is better than nothing.
+            Ok(Ok(_)) => return true,
             Ok(Err(err)) => tracing::debug!(%err, "a client came before this node knew what the others have"),
             Err(_) => tracing::debug!("a client came before this node knew what the others have"),
         }
+        false
     }
 
     /// The keys that match and have a formal version. Answered from memory, in the time of a look at every key.

@@ -3,18 +3,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
     time::Duration,
 };
 
-use super::{farewell::Successor, patterns::Patterns, questions::Questions};
-use tokio::{
-    sync::{OnceCell, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
+use super::{farewell::Successor, patterns::Patterns, questions::Questions};
 use crate::{
     service::{ClientLabels, Services, Watcher},
     types::{ConfigKey, limits},
@@ -25,6 +22,9 @@ use crate::{
 const QUIET_AFTER_LISTENING: Duration = Duration::from_millis(20);
 /// A client that listens without a pause is pushed to all the same, after this long.
 const QUIET_MAX: Duration = Duration::from_secs(2);
+
+/// A client that came while this node could not find out what the others have is compared with them again after this long.
+const CATCH_UP_PAUSE: Duration = Duration::from_secs(5);
 
 /// How a client spells the tenant of a key. Only the default namespace has more than one spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,9 +74,8 @@ pub(super) struct Connection {
     began: Instant,
     farewell: Mutex<Farewell>,
     listening: Mutex<Listening>,
-    /// Named in the answer to a listen request, and not yet expected to be looked at.
-    announced: Mutex<Vec<Announced>>,
-    caught_up: OnceCell<()>,
+    pub(super) announced: Announced,
+    catch_up: CatchUp,
 }
 
 #[derive(Default)]
@@ -84,12 +83,6 @@ struct Farewell {
     /// Set once, when the client has to go.
     until: Option<Instant>,
     waker: Option<Waker>,
-}
-
-/// What the answer to a listen request said to have changed.
-pub(super) struct Announced {
-    pub(super) at: Moment,
-    pub(super) keys: Vec<(ConfigKey, Spelling)>,
 }
 
 /// The listen requests of a client.
@@ -107,6 +100,60 @@ impl Listening {
         let most = self.since? + QUIET_MAX;
         let until = if self.in_flight > 0 { most } else { self.answered.unwrap_or(now) + QUIET_AFTER_LISTENING };
         Some(until.min(most))
+    }
+}
+
+/// What answers to listen requests said to have changed, and when, and what the stream has not taken note of yet. No more than
+/// what is listened to: a client that does not read its stream may ask as often as it likes.
+#[derive(Default)]
+pub(super) struct Announced(Mutex<BTreeMap<(ConfigKey, Spelling), Moment>>);
+
+impl Announced {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(ConfigKey, Spelling), Moment>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client is told that these have changed.
+    pub(super) fn add(&self, at: Moment, keys: Vec<(ConfigKey, Spelling)>) {
+        self.lock().extend(keys.into_iter().map(|it| (it, at)));
+    }
+
+    fn forget(&self, keys: &[(ConfigKey, Spelling)]) {
+        let mut announced = self.lock();
+        for it in keys {
+            announced.remove(it);
+        }
+    }
+
+    /// What it was told since this was last asked, and when.
+    pub(super) fn take(&self) -> BTreeMap<(ConfigKey, Spelling), Moment> {
+        std::mem::take(&mut *self.lock())
+    }
+}
+
+/// Something that is to be done once, and again only where it failed.
+#[derive(Default)]
+struct CatchUp {
+    done: AtomicBool,
+    /// When it last failed; locked while it is tried.
+    failed: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl CatchUp {
+    /// Tries, or waits for who tries; after a failure not before [`CATCH_UP_PAUSE`] has passed.
+    async fn with<F: Future<Output = bool>>(&self, attempt: impl FnOnce() -> F) {
+        if self.done.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut failed = self.failed.lock().await;
+        if self.done.load(Ordering::Relaxed) || failed.is_some_and(|at| at.elapsed() < CATCH_UP_PAUSE) {
+            return;
+        }
+        if attempt().await {
+            self.done.store(true, Ordering::Relaxed);
+        } else {
+            *failed = Some(Instant::now());
+        }
     }
 }
 
@@ -138,8 +185,8 @@ impl Connection {
             began: Instant::now(),
             farewell: Mutex::default(),
             listening: Mutex::default(),
-            announced: Mutex::default(),
-            caught_up: OnceCell::new(),
+            announced: Announced::default(),
+            catch_up: CatchUp::default(),
         }
     }
 
@@ -159,7 +206,7 @@ impl Connection {
 
     /// Waits, once in a connection's life, until this node is not behind what the client may have heard elsewhere.
     pub(super) async fn catch_up(&self, services: &Services) {
-        self.caught_up.get_or_init(|| services.catch_up(limits::CATCH_UP_MAX)).await;
+        self.catch_up.with(|| services.catch_up(limits::CATCH_UP_MAX)).await;
     }
 
     fn listening(&self) -> MutexGuard<'_, Listening> {
@@ -203,6 +250,7 @@ impl Connection {
     pub(super) fn unlisten(&self, keys: &[(ConfigKey, Spelling)]) {
         let mut listens = self.listens();
         let mut gone = BTreeSet::new();
+        self.announced.forget(keys);
         for (key, spelling) in keys {
             let Some(listened) = listens.get_mut(key) else { continue };
             listened.set(*spelling, false);
@@ -229,19 +277,6 @@ impl Connection {
                 listened.looked = looked;
             }
         }
-    }
-
-    /// It is told by the answer to a listen request that these have changed.
-    pub(super) fn announce(&self, keys: Vec<(ConfigKey, Spelling)>) {
-        if !keys.is_empty() {
-            let at = self.moment();
-            self.announced.lock().unwrap_or_else(PoisonError::into_inner).push(Announced { at, keys });
-        }
-    }
-
-    /// What it was told by answers to listen requests since this was last asked.
-    pub(super) fn take_announced(&self) -> Vec<Announced> {
-        std::mem::take(&mut *self.announced.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether it asked for the content of a key after that, or was found to have it; or does not listen to it any more.
@@ -362,5 +397,40 @@ impl Connections {
             tracing::warn!(left = self.count(), "some clients were still there");
         }
         Instant::now() < until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::NamespaceId;
+
+    #[test]
+    fn a_client_that_asks_again_and_again_and_never_reads_costs_no_more_than_what_it_listens_to() {
+        let key = |at: u64| (ConfigKey::new(&NamespaceId::public(), "G", &format!("k{at}")).unwrap(), Spelling::Blank);
+        let announced = Announced::default();
+        for at in 0..1_000 {
+            announced.add(Moment(at), vec![key(1), key(2)]);
+            announced.add(Moment(at), vec![key(at + 3)]);
+            announced.forget(&[key(at + 3)]);
+        }
+        assert_eq!(announced.take(), BTreeMap::from([(key(1), Moment(999)), (key(2), Moment(999))]));
+        assert!(announced.take().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn catching_up_that_failed_is_tried_again_later_and_then_no_more() {
+        let catch_up = CatchUp::default();
+        let tried = std::cell::RefCell::new(Vec::new());
+        for (after, succeeds) in [(0, false), (1, true), (4, true), (9, false)] {
+            tokio::time::advance(Duration::from_secs(after)).await;
+            catch_up
+                .with(|| {
+                    tried.borrow_mut().push(after);
+                    std::future::ready(succeeds)
+                })
+                .await;
+        }
+        assert_eq!(*tried.borrow(), [0, 4], "at once, and when a while has passed");
     }
 }

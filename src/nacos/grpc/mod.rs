@@ -3,6 +3,7 @@
 //! A client's connection is its identity: a request counts as that of the stream on the same TCP connection. A proxy that
 //! spreads the two over several connections breaks the protocol.
 mod connection;
+mod detection;
 mod dispatch;
 mod farewell;
 mod metrics;
@@ -29,7 +30,11 @@ use tonic::{
 };
 
 use self::push::Pushes;
-pub use self::{connection::Connections, farewell::SERVED_AFTER_END, transport::Transport};
+pub use self::{
+    connection::Connections,
+    farewell::SERVED_AFTER_END,
+    transport::{Transport, Useless},
+};
 use super::wire::payload::{
     Payload,
     bi_request_stream_server::{BiRequestStream, BiRequestStreamServer},
@@ -127,6 +132,7 @@ fn transport_of<T>(request: &Request<T>) -> Result<Arc<Transport>, Status> {
 impl UnaryRequest for Unary {
     async fn request(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
         let transport = transport_of(&request)?;
+        transport.asked();
         Ok(Response::new(dispatch::answer(&self.0, &transport, request.into_inner()).await))
     }
 }

@@ -53,8 +53,8 @@ struct Told {
     next_part: u64,
     /// What was not acknowledged yet.
     parts: BTreeMap<u64, Part>,
-    /// The parts that nobody has taken for sending.
-    fresh: Vec<u64>,
+    /// The newest part that was taken for sending.
+    taken: u64,
 }
 
 /// A piece of the difference between what a client knows and what there is.
@@ -82,7 +82,6 @@ impl Told {
     fn add_part(&mut self, part: Part) {
         self.next_part += 1;
         self.parts.insert(self.next_part, part);
-        self.fresh.push(self.next_part);
     }
 
     /// Takes note of how things stand with a key; whether the client has to be told.
@@ -193,7 +192,10 @@ impl Patterns {
 
     /// The parts that are to be sent for the first time.
     pub(super) fn take_fresh(&self) -> Vec<u64> {
-        std::mem::take(&mut self.told().fresh)
+        let mut told = self.told();
+        let Told { taken, next_part, parts, .. } = &mut *told;
+        let before = std::mem::replace(taken, *next_part);
+        parts.range(before + 1..).map(|(part, _)| *part).collect()
     }
 
     /// Whether a part is still to be sent.

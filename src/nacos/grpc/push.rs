@@ -18,7 +18,8 @@ use tonic::{Status, Streaming};
 
 use super::{
     Api,
-    connection::{Announced, Connection, Moment, Spelling},
+    connection::{Connection, Moment, Spelling},
+    detection::{Detection, Step},
     farewell::{self, SERVED_AFTER_END},
     transport::Transport,
 };
@@ -34,12 +35,6 @@ use crate::{
     types::{ConfigKey, Tag},
 };
 
-/// A client that says nothing for this long is asked whether it is there. Nacos: `KEEP_ALIVE_TIME`.
-const IDLE: Duration = Duration::from_secs(20);
-/// It has this long to answer, each time.
-const DETECTION_ANSWER: Duration = Duration::from_secs(5);
-/// After so many questions without an answer it is gone. (Nacos asks once; under load an answer may be late.)
-const DETECTIONS_MAX: u32 = 3;
 /// A stream on which nobody introduces itself for this long is closed.
 const INTRODUCTION: Duration = Duration::from_secs(30);
 /// An acknowledgement is waited for this long. Nacos: `PUSH_TIMEOUT`.
@@ -110,8 +105,7 @@ struct Client {
     due: BTreeSet<(Instant, u64)>,
     /// Which flight is the newest of a key.
     newest: BTreeMap<Pushed, u64>,
-    detections: u32,
-    last_detection: Instant,
+    detection: Detection,
     told_to_go: bool,
     /// It did not go in time.
     cut_off: bool,
@@ -148,7 +142,7 @@ impl Pushes {
         }
         let Some(client) = &mut self.client else { return true };
         client.connection.touch();
-        client.detections = 0;
+        client.detection.answered();
         match serde_json::from_slice::<Acknowledgement>(&payload.json()) {
             // Clients answer with whatever type and result: the number is what counts.
             Ok(Acknowledgement { request_id: Some(id) }) => {
@@ -173,7 +167,10 @@ impl Pushes {
             return false;
         }
         let mut labels = setup.labels.unwrap_or_default();
-        let tag = labels.remove("app_Vipserver-Tag").flatten().and_then(|it| Tag::parse(&it).ok());
+        // Some put `app_` before the labels that an application sets.
+        let mut tags =
+            ["app_Vipserver-Tag", "Vipserver-Tag"].into_iter().filter_map(|name| labels.remove(name).flatten());
+        let tag = tags.find_map(|it| Tag::parse(&it).ok());
         let declared = payload.metadata.as_ref().map_or("", |it| &it.client_ip).trim();
         let ip = if declared.is_empty() { self.transport.peer.ip().to_string() } else { declared.to_owned() };
         let client = ClientLabels { ip, asked_tag: None, carried_tag: tag };
@@ -205,7 +202,7 @@ impl Pushes {
                 ready!(self.timer.as_mut().poll(context));
                 return Poll::Ready(None);
             };
-            match client.next(&self.api, context) {
+            match client.next(&self.api, &self.transport, context) {
                 Next::Send(payload) => return Poll::Ready(Some(Ok(payload))),
                 Next::End => return Poll::Ready(None),
                 // An end without an error is none for a client in Python (3.2).
@@ -225,6 +222,7 @@ impl Stream for Pushes {
     type Item = Result<Payload, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.transport.streamed();
         self.poll(context)
     }
 }
@@ -232,6 +230,7 @@ impl Stream for Pushes {
 impl Drop for Pushes {
     fn drop(&mut self) {
         if let Some(client) = &self.client {
+            self.transport.stream_ended();
             if client.cut_off {
                 self.transport.deregister_at(Instant::now() + SERVED_AFTER_END);
             } else {
@@ -262,8 +261,7 @@ impl Client {
             flights: BTreeMap::new(),
             due: BTreeSet::new(),
             newest: BTreeMap::new(),
-            detections: 0,
-            last_detection: Instant::now(),
+            detection: Detection::default(),
             told_to_go: false,
             cut_off: false,
         }
@@ -297,7 +295,7 @@ impl Client {
         Some(flight)
     }
 
-    fn next(&mut self, api: &Api, context: &Context<'_>) -> Next {
+    fn next(&mut self, api: &Api, transport: &Transport, context: &Context<'_>) -> Next {
         let now = Instant::now();
         let farewell = self.connection.poll_farewell(context.waker());
         if farewell.is_some_and(|until| now >= until) {
@@ -306,7 +304,7 @@ impl Client {
         }
         if farewell.is_some() && !self.told_to_go {
             self.told_to_go = true;
-            return Next::Send(farewell::reset(api, api.connections.successor(self.id).as_ref()));
+            return Next::Send(farewell::reset(api, transport, api.connections.successor(self.id).as_ref()));
         }
         if let Some(payload) = self.first.pop_front() {
             return Next::Send(payload);
@@ -324,14 +322,14 @@ impl Client {
                 return Next::Send(payload);
             }
         }
-        match self.detect(now) {
-            Detection::At(at) => {
+        match self.detection.next(self.connection.last_active(), now) {
+            Step::AskAt(at) => {
                 let at = quiet_until.map_or(at, |until| at.min(until));
                 let due = self.due.first().filter(|_| quiet_until.is_none()).map_or(at, |(due, _)| at.min(*due));
                 Next::Wait(farewell.map_or(due, |until| due.min(until)))
             }
-            Detection::Ask => Next::Send(internal("ClientDetectionRequest", api)),
-            Detection::Gone => Next::End,
+            Step::Ask => Next::Send(internal("ClientDetectionRequest", api)),
+            Step::Gone => Next::End,
         }
     }
 
@@ -380,12 +378,11 @@ impl Client {
 
     /// What the answer to a listen request names is as good as pushed and acknowledged: a look at it has to follow.
     fn expect_looks(&mut self, api: &Api, now: Instant) {
-        for Announced { at, keys } in self.connection.take_announced() {
-            let due = now + LOOK_AT_ANSWER + LOOK_AT_KEY * u32::try_from(keys.len()).unwrap_or(u32::MAX);
-            for (key, spelling) in keys {
-                let pushed = Pushed::Change(key, spelling);
-                self.expect(api.request_id(), Flight { pushed, tries: 0, sent: at, acknowledged: true, due });
-            }
+        let announced = self.connection.announced.take();
+        let due = now + LOOK_AT_ANSWER + LOOK_AT_KEY * u32::try_from(announced.len()).unwrap_or(u32::MAX);
+        for ((key, spelling), at) in announced {
+            let pushed = Pushed::Change(key, spelling);
+            self.expect(api.request_id(), Flight { pushed, tries: 0, sent: at, acknowledged: true, due });
         }
     }
 
@@ -466,30 +463,6 @@ impl Client {
             Pushed::Part(part) => self.connection.patterns.message(*part, id),
         }
     }
-
-    fn detect(&mut self, now: Instant) -> Detection {
-        let active = self.connection.last_active();
-        if active > self.last_detection {
-            self.detections = 0;
-        }
-        let at = if self.detections == 0 { active + IDLE } else { self.last_detection + DETECTION_ANSWER };
-        if now < at {
-            return Detection::At(at);
-        }
-        if self.detections >= DETECTIONS_MAX {
-            return Detection::Gone;
-        }
-        self.detections += 1;
-        self.last_detection = now;
-        Detection::Ask
-    }
-}
-
-/// Whether to ask a silent client if it is there.
-enum Detection {
-    At(Instant),
-    Ask,
-    Gone,
 }
 
 fn internal(kind: &str, api: &Api) -> Payload {

@@ -210,7 +210,7 @@ pub(super) async fn listen(
     let (told, known): (Vec<_>, Vec<_>) =
         keys.into_iter().enumerate().partition(|(at, _)| stale.binary_search(at).is_ok());
     connection.look(known.iter().map(|(_, (key, _))| key));
-    connection.announce(told.into_iter().map(|(_, it)| it).collect());
+    connection.announced.add(connection.moment(), told.into_iter().map(|(_, it)| it).collect());
     Ok(answer)
 }
 

@@ -335,6 +335,8 @@ pub struct ConnectResetRequest<'a> {
     pub headers: BTreeMap<String, String>,
     /// What the acknowledgement will name.
     pub request_id: String,
+    /// The client's connection.
+    pub connection_id: &'a str,
     /// The other server's host; left out, the client chooses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_ip: Option<&'a str>,
