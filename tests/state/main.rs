@@ -445,6 +445,26 @@ fn a_state_that_cannot_be_written_says_so_and_can_be_closed() {
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
+/// sled makes a file for a large page; on a full disk it can as little as without a folder.
+#[test]
+fn a_state_for_which_there_is_no_room_says_so_and_can_be_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = SledState::open(dir.path(), options(), Metrics::new()).unwrap();
+    fs::remove_dir_all(dir.path().join("gen-000001")).unwrap();
+    let content = "x".repeat(SEGMENT_BYTES * 8);
+    let put = Mutation::PutConfig(key(1), variant(0), record(content, 1));
+    state.commit(applied(1), vec![put]).unwrap();
+    assert!(state.flush().is_err());
+    let refused = state.commit(applied(2), Vec::new()).unwrap_err();
+    assert!(refused.to_string().contains("write the state"), "{refused}");
+    let (ended, has_ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        drop(state);
+        ended.send(())
+    });
+    has_ended.recv_timeout(Duration::from_secs(30)).expect("it waits for what was never written");
+}
+
 #[test]
 fn the_state_on_disk_is_never_ahead_of_the_log() {
     let dir = tempfile::TempDir::new().unwrap();
