@@ -4,14 +4,15 @@
 #[path = "support/grpc.rs"]
 mod grpc;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use coracle::server::{Options, Server};
 use grpc::{Client, payload_of};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
     time::{Instant, pause, sleep, timeout},
 };
 use tonic::{Code, Request};
@@ -77,6 +78,41 @@ async fn a_client_that_stopped_reading_ends_and_one_that_reads_stays() {
     // What has come before the end is there; who is only asked for a sign of life has longer than this.
     let ended = timeout(Duration::from_secs(5), async { while stuck.next().await.is_some() {} });
     ended.await.expect("it was not hung up on");
+    server.stop().await;
+}
+
+/// Passes on what is said, until it is told to stop; then it takes what the server says, as long as that keeps the
+/// connection, and resolves with how long that was.
+async fn proxy(listener: TcpListener, to: SocketAddr, mut stop: oneshot::Receiver<()>) -> Duration {
+    let connection = async || (listener.accept().await.unwrap().0, TcpStream::connect(to).await.unwrap());
+    // A client introduces itself on its second one.
+    let (mut client, mut server) = connection().await;
+    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+    let (mut client, mut server) = connection().await;
+    let stopped = tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => None,
+        _ = &mut stop => Some(Instant::now()),
+    };
+    let stopped = stopped.expect("the connection ended before its time");
+    // An error is an end, too.
+    drop(server.read_to_end(&mut Vec::new()).await);
+    stopped.elapsed()
+}
+
+#[tokio::test]
+async fn a_client_whose_host_is_gone_ends() {
+    let (_dir, server, _) = server(|_| {}).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (stop, stopped) = oneshot::channel();
+    let kept = tokio::spawn(proxy(listener, server.grpc_address(), stopped));
+    let client = Client::introduced(&address).await.unwrap();
+    pause();
+    stop.send(()).unwrap();
+    let kept = timeout(Duration::from_secs(3_600), kept).await.expect("it is kept for ever").unwrap();
+    assert!((Duration::from_secs(30)..Duration::from_secs(100)).contains(&kept), "{kept:?}");
+    drop(client);
+    tokio::time::resume();
     server.stop().await;
 }
 
