@@ -38,8 +38,6 @@ pub(super) fn run(shared: &Shared) {
         };
         if let Err(err) = write_all(shared) {
             tracing::error!(%err, "the state cannot be written; this node applies no more");
-            // Its end would write what is left, and where sled could not make a file it waits for that for ever.
-            std::mem::forget(shared.read().generation.clone());
             shared.control().failed = Some(err.to_string());
             shared.wake.notify_all();
             return;
