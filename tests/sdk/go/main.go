@@ -20,6 +20,9 @@ import (
 
 const group = "G"
 
+// More than there is time for in a rolling restart.
+const changes = 200
+
 var (
 	mode      = os.Getenv("CORACLE_MODE")
 	addresses = strings.Split(os.Getenv("CORACLE_SERVERS"), ",")
@@ -279,42 +282,68 @@ func tag(it config_client.IConfigClient) {
 	check(get(it, key("tag")) == "formal", "reads what is for a tag")
 }
 
-func failover(command string, patience time.Duration) {
-	it := client("", addresses...)
-	publish(it, key(command), "before")
-	told := listen(it, key(command))
+// With the only client of the process: the node that it is connected to is killed.
+func leaderKilled(it config_client.IConfigClient) {
+	publish(it, key("leader"), "before")
+	told := listen(it, key("leader"))
 	time.Sleep(time.Second)
-	servers(command)
-	publishUntilDone(it, key(command), "after", 30*time.Second)
-	until("the change after it", patience, func() bool { return told.has("after") })
-	if command == "kill-leader" {
-		time.Sleep(5 * time.Second)
-		servers("settle")
-	}
+	servers("kill-leader")
+	// By another client, at another node: this one has to find its way by itself.
+	servers("publish", group, key("leader"), "after")
+	until("the change after it", 5*time.Second, func() bool { return told.has("after") })
+	get(it, key("leader"))
+	time.Sleep(5 * time.Second)
+	servers("settle")
 }
 
-func rolling(config_client.IConfigClient) {
-	it := client("", addresses...)
-	told := listen(it, key("rolling"))
+func restarted(it config_client.IConfigClient) {
+	publish(it, key("restart"), "before")
+	told := listen(it, key("restart"))
 	time.Sleep(time.Second)
-	restarts := make(chan struct{})
+	servers("restart")
+	publishUntilDone(it, key("restart"), "after", 30*time.Second)
+	until("the change after it", 40*time.Second, func() bool { return told.has("after") })
+}
+
+// Each key changes once while every node is restarted, one after the other: a change that is lost stays lost. No request may
+// fail.
+func rolling(config_client.IConfigClient) {
+	listening, asking := client("", addresses...), client("", addresses...)
+	told := map[string]*heard{}
+	name := func(at int) string { return key(fmt.Sprint("rolling", at%changes)) }
+	for at := 0; at < changes; at++ {
+		told[name(at)] = listen(listening, name(at))
+	}
+	time.Sleep(2 * time.Second)
+	restarts := make(chan any, 1)
 	go func() {
-		defer close(restarts)
+		defer func() { restarts <- recover() }()
 		servers("rolling")
 	}()
+	acknowledged := map[string]string{}
 	var errors []string
-	for at := 1; ; at++ {
-		done, err := it.PublishConfig(vo.ConfigParam{DataId: key("rolling"), Group: group, Content: fmt.Sprint("at ", at)})
-		if !done || err != nil {
-			errors = append(errors, fmt.Sprintf("at %d: %v", at, err))
+	for at := 0; ; at++ {
+		content := fmt.Sprint("at ", at)
+		done, err := asking.PublishConfig(vo.ConfigParam{DataId: name(at), Group: group, Content: content})
+		if done && err == nil {
+			acknowledged[name(at)] = content
+			got, err := asking.GetConfig(vo.ConfigParam{DataId: name(at), Group: group})
+			if err != nil || got != content {
+				errors = append(errors, fmt.Sprintf("%q read after %q: %v", got, content, err))
+			}
+		} else {
+			errors = append(errors, fmt.Sprintf("publish %q: %v", content, err))
 		}
 		select {
-		case <-restarts:
-			publishUntilDone(it, key("rolling"), "the last", 10*time.Second)
-			until("the last content", 10*time.Second, func() bool { return told.has("the last") })
-			check(len(errors) == 0, "%d of %d publishes failed: %v", len(errors), at, errors)
+		case why := <-restarts:
+			check(why == nil, "%v", why)
+			end := time.Now().Add(10 * time.Second)
+			for name, content := range acknowledged {
+				until(name+" "+content, time.Until(end), func() bool { return told[name].has(content) })
+			}
+			check(len(errors) == 0, "%d of %d changes: %v", len(errors), at, errors)
 			return
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
@@ -327,7 +356,12 @@ func main() {
 		name string
 		run  func(config_client.IConfigClient)
 	}
-	cases := []one{
+	cases := []one{}
+	if mode == "three" {
+		// First: the process has one client yet, and that is not busy with thousands of keys.
+		cases = append(cases, one{"leader killed", leaderKilled})
+	}
+	cases = append(cases, []one{
 		{"exact bytes", exactBytes},
 		{"1 MiB", oneMebibyte},
 		{"cas", cas},
@@ -339,16 +373,18 @@ func main() {
 		{"3000 listeners", func(it config_client.IConfigClient) { many(it, 3000) }},
 		{"beta", beta},
 		{"tag", tag},
-	}
+	}...)
 	if mode == "three" {
 		cases = append(cases,
 			one{"two nodes", twoNodes},
-			one{"leader killed", func(config_client.IConfigClient) { failover("kill-leader", 5*time.Second) }},
 			one{"rolling restart", rolling})
 	} else {
-		cases = append(cases, one{"server restarted", func(config_client.IConfigClient) { failover("restart", 40*time.Second) }})
+		cases = append(cases, one{"server restarted", restarted})
 	}
 	for _, it0 := range cases {
+		if !strings.Contains(it0.name, os.Getenv("SDK_CASE")) {
+			continue
+		}
 		failure := make(chan any, 1)
 		go func() {
 			defer func() { failure <- recover() }()
