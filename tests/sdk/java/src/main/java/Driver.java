@@ -79,6 +79,7 @@ public class Driver {
         test("public and blank namespace", Driver::publicNamespace);
         test("beta", Gray::beta);
         test("tag", Gray::tag);
+        test("service registration is refused", Naming::refused);
         boolean patterns = PatternWatch.isKnown();
         if (patterns) test("pattern watch", PatternWatch::comesAndGoes);
         if ("three".equals(MODE)) {
