@@ -66,6 +66,12 @@ public class Driver {
         scriptLog = new File(args[1]);
         System.setOut(System.err);
 
+        boolean patterns = PatternWatch.isKnown();
+        if ("three".equals(MODE)) {
+            // First: the process has one client yet. One for services may stay connected after its shutdown.
+            test("leader killed", Driver::leaderKilled);
+            if (patterns) test("pattern watch, leader killed", PatternWatch::leaderKilled);
+        }
         test("exact bytes", () -> roundTrip("exact", " 配置中心 héllo 🚀👩‍👩‍👧\r\n\ttab  \r\ntrailing spaces   \n"));
         test("1 MiB", () -> roundTrip("mib", "0123456789abcde\n".repeat(65536)));
         test("cas", Driver::cas);
@@ -80,16 +86,12 @@ public class Driver {
         test("beta", Gray::beta);
         test("tag", Gray::tag);
         test("service registration is refused", Naming::refused);
-        boolean patterns = PatternWatch.isKnown();
         if (patterns) test("pattern watch", PatternWatch::comesAndGoes);
         if ("three".equals(MODE)) {
-            if (patterns) test("pattern watch, leader killed", PatternWatch::leaderKilled);
             test("two nodes", Driver::twoNodes);
-            test("leader killed", Driver::leaderKilled);
             test("rolling restart", Driver::rolling);
-        } else {
-            test("server restarted", Driver::restarted);
         }
+        test("server restarted", Driver::restarted);
         System.exit(0);
     }
 
@@ -218,6 +220,11 @@ public class Driver {
         publish(b, "apart", "of b");
         expect("of a", get(a, "apart"), "a");
         expect("of b", get(b, "apart"), "b");
+        Told told = listen(a, "apart");
+        publish(b, "apart", "b again");
+        publish(a, "apart", "a again");
+        told.await("a again", 10_000);
+        check(told.queue.isEmpty(), "told of another namespace: " + told.last);
     }
 
     static void changes() throws Exception {
@@ -245,8 +252,7 @@ public class Driver {
         publish(c, "again", "before");
         told.await("before", 10_000);
         check(c.removeConfig(RUN + "again", GROUP), "removeConfig was refused");
-        // Whether a removal is told depends on the client's version; the new content has to be.
-        told.queue.poll(3, TimeUnit.SECONDS);
+        told.await("", 5000);
         publish(c, "again", "after");
         told.await("after", 10_000);
     }
