@@ -60,6 +60,12 @@ pub async fn servers(command: &[&str]) -> Outcome {
     check(status.success(), format!("servers {command:?}"))
 }
 
+/// The addresses of this machine, as a beta version is given them.
+pub async fn mine() -> Result<String, Failure> {
+    let printed = tokio::process::Command::new(env::var("SERVERS")?).arg("mine").output().await?;
+    Ok(String::from_utf8(printed.stdout)?.trim().to_owned())
+}
+
 /// More than there is time for in a rolling restart.
 pub const CHANGES: usize = 200;
 

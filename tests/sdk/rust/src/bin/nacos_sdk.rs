@@ -6,7 +6,9 @@ use nacos_sdk::api::{
     config::{ConfigChangeListener, ConfigResponse, ConfigService, ConfigServiceBuilder},
     props::ClientProps,
 };
-use sdk_driver::{CHANGES, Failure, GROUP, Heard, Outcome, PUBLISHED, Rolled, check, rolling, run, servers, until, until_done};
+use sdk_driver::{
+    CHANGES, Failure, GROUP, Heard, Outcome, PUBLISHED, Rolled, check, mine, rolling, run, servers, until, until_done,
+};
 use tokio::{task::JoinSet, time::sleep};
 
 /// It tells a server what it listens to once, and says it again to another one only with its next list, every 60 s.
@@ -97,7 +99,13 @@ impl Driver {
         let key = self.key("ns");
         publish(&other, &key, "in the namespace").await?;
         check(get(&other, &key).await? == "in the namespace", "not found in its namespace")?;
-        check(get(&self.client, &key).await.is_err(), "seen in another namespace")
+        check(get(&self.client, &key).await.is_err(), "seen in another namespace")?;
+        let heard = listen(&other, &key).await?;
+        sleep(Duration::from_secs(1)).await;
+        publish(&self.client, &key, "in no namespace").await?;
+        publish(&other, &key, "changed").await?;
+        until("the change in a namespace", 10, || heard.has("changed")).await?;
+        check(!heard.has("in no namespace"), "told of another namespace")
     }
 
     async fn listening(&self) -> Outcome {
@@ -113,6 +121,18 @@ impl Driver {
         publish(&self.client, &key, "two").await?;
         sleep(Duration::from_millis(1_500)).await;
         check(heard.count() == count, "told of the same content")
+    }
+
+    async fn delete_and_create(&self) -> Outcome {
+        let key = self.key("again");
+        publish(&self.client, &key, "zero").await?;
+        let heard = listen(&self.client, &key).await?;
+        sleep(Duration::from_secs(1)).await;
+        check(self.client.remove_config(key.clone(), GROUP.into()).await?, "not removed")?;
+        // It asks for the content of what was removed, and says nothing of not finding it.
+        sleep(Duration::from_secs(1)).await;
+        publish(&self.client, &key, "back").await?;
+        until("the creation after a removal", 10, || heard.has("back")).await
     }
 
     async fn many(&self, count: usize) -> Outcome {
@@ -143,17 +163,22 @@ impl Driver {
         until("all of 20", 30, || told.iter().all(|(heard, _)| heard.has("told"))).await
     }
 
+    async fn publish_beta(&self, key: &str, ips: String, content: &str) -> Outcome {
+        let done = self.client.publish_config_beta(key.into(), GROUP.into(), content.into(), None, ips).await?;
+        check(done, "publish of a beta version: refused")
+    }
+
     async fn beta(&self) -> Outcome {
         let key = self.key("beta");
         publish(&self.client, &key, "formal").await?;
         let heard = listen(&self.client, &key).await?;
         sleep(Duration::from_secs(1)).await;
-        servers(&["beta", GROUP, &key, "mine", "gray"]).await?;
+        self.publish_beta(&key, mine().await?, "gray").await?;
         until("the gray version", 10, || heard.has("gray")).await?;
         check(get(&self.client, &key).await? == "gray", "reads another version than it was told of")?;
         servers(&["stop-beta", GROUP, &key]).await?;
         until("the formal version again", 10, || heard.last() == "formal").await?;
-        servers(&["beta", GROUP, &key, "10.9.9.9", "for another"]).await?;
+        self.publish_beta(&key, "10.9.9.9".into(), "for another").await?;
         sleep(Duration::from_millis(1_500)).await;
         check(heard.last() == "formal" && get(&self.client, &key).await? == "formal", "got what is for another")
     }
@@ -241,6 +266,7 @@ impl Driver {
             "remove" => self.remove().await,
             "namespaces" => self.namespaces().await,
             "listen: first, second, same content" => self.listening().await,
+            "listen: delete and create" => self.delete_and_create().await,
             "100 listeners" => self.many(100).await,
             "3000 listeners" => self.many(3_000).await,
             "beta" => self.beta().await,
@@ -270,11 +296,15 @@ async fn main() -> Outcome {
         "remove",
         "namespaces",
         "listen: first, second, same content",
+        "listen: delete and create",
         "100 listeners",
         "3000 listeners",
         "beta",
         "tag",
     ]);
-    cases.extend(if three { &["two nodes", "rolling restart"][..] } else { &["server restarted"] });
+    if three {
+        cases.extend(["two nodes", "rolling restart"]);
+    }
+    cases.push("server restarted");
     run(&format!("nacos-sdk {version}"), &cases, |name| driver.case(name)).await
 }
