@@ -1,5 +1,5 @@
 //! What the drivers of the Rust clients share.
-use std::{env, future::Future, process, sync::Mutex, time::Duration};
+use std::{collections::HashMap, env, future::Future, process, sync::Mutex, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -60,22 +60,51 @@ pub async fn servers(command: &[&str]) -> Outcome {
     check(status.success(), format!("servers {command:?}"))
 }
 
-/// Publishes again and again while every node is restarted, one after the other. No publish may fail.
-pub async fn rolling<F: Future<Output = Outcome>>(publish: impl Fn(String) -> F) -> Outcome {
+/// The addresses of this machine, as a beta version is given them.
+pub async fn mine() -> Result<String, Failure> {
+    let printed = tokio::process::Command::new(env::var("SERVERS")?).arg("mine").output().await?;
+    Ok(String::from_utf8(printed.stdout)?.trim().to_owned())
+}
+
+/// More than there is time for in a rolling restart.
+pub const CHANGES: usize = 200;
+
+/// What became of the changes during a rolling restart.
+#[derive(Default)]
+pub struct Rolled {
+    /// The content of each key whose change was acknowledged.
+    pub changed: HashMap<usize, String>,
+    pub errors: Vec<String>,
+    /// How long it lasted at the longest until a request was answered again.
+    pub failing_max: Duration,
+}
+
+/// Changes and reads one key after the other while every node is restarted: `change` is given which one of `CHANGES` and its
+/// content.
+pub async fn rolling<F: Future<Output = Outcome>>(change: impl Fn(usize, String) -> F) -> Result<Rolled, Failure> {
     let restarts = servers(&["rolling"]);
     let mut restarts = std::pin::pin!(restarts);
-    let (mut at, mut errors) = (0, Vec::new());
-    let restarted = loop {
-        at += 1;
-        if let Err(err) = publish(format!("at {at}")).await {
-            errors.push(format!("at {at}: {err}"));
+    let mut rolled = Rolled::default();
+    let mut failing_since = None;
+    for at in 0.. {
+        let (content, begin) = (format!("at {at}"), Instant::now());
+        match change(at % CHANGES, content.clone()).await {
+            Ok(()) => {
+                rolled.changed.insert(at % CHANGES, content);
+                failing_since = None;
+            }
+            Err(err) => {
+                rolled.errors.push(format!("{content}: {err}"));
+                let since = *failing_since.get_or_insert(begin);
+                rolled.failing_max = rolled.failing_max.max(since.elapsed());
+            }
         }
-        if let Ok(restarted) = timeout(Duration::from_millis(100), &mut restarts).await {
-            break restarted;
+        if let Ok(restarted) = timeout(Duration::from_millis(50), &mut restarts).await {
+            restarted?;
+            break;
         }
-    };
-    restarted?;
-    check(errors.is_empty(), format!("{} of {at} publishes failed: {errors:?}", errors.len()))
+    }
+    Ok(rolled)
 }
 
 /// How many of `count` keys are published to when all of them are listened to.
@@ -88,7 +117,8 @@ pub async fn run<F: Future<Output = Outcome>>(
     case: impl Fn(&'static str) -> F,
 ) -> ! {
     let mode = env::var("CORACLE_MODE").unwrap_or_default();
-    for name in cases {
+    let only = env::var("SDK_CASE").unwrap_or_default();
+    for name in cases.iter().filter(|name| name.contains(&only)) {
         let ran = timeout(Duration::from_secs(120), case(name)).await;
         match ran.unwrap_or_else(|_| Err("not within 120 s".into())) {
             Ok(()) => println!("ok   rust {client} {mode}: {name}"),

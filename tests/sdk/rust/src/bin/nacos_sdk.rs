@@ -6,8 +6,13 @@ use nacos_sdk::api::{
     config::{ConfigChangeListener, ConfigResponse, ConfigService, ConfigServiceBuilder},
     props::ClientProps,
 };
-use sdk_driver::{Failure, GROUP, Heard, Outcome, PUBLISHED, check, rolling, run, servers, until, until_done};
+use sdk_driver::{
+    CHANGES, Failure, GROUP, Heard, Outcome, PUBLISHED, Rolled, check, mine, rolling, run, servers, until, until_done,
+};
 use tokio::{task::JoinSet, time::sleep};
+
+/// It tells a server what it listens to once, and says it again to another one only with its next list, every 60 s.
+const RELIST_S: u64 = 65;
 
 struct Listener(Arc<Heard>);
 
@@ -94,7 +99,13 @@ impl Driver {
         let key = self.key("ns");
         publish(&other, &key, "in the namespace").await?;
         check(get(&other, &key).await? == "in the namespace", "not found in its namespace")?;
-        check(get(&self.client, &key).await.is_err(), "seen in another namespace")
+        check(get(&self.client, &key).await.is_err(), "seen in another namespace")?;
+        let heard = listen(&other, &key).await?;
+        sleep(Duration::from_secs(1)).await;
+        publish(&self.client, &key, "in no namespace").await?;
+        publish(&other, &key, "changed").await?;
+        until("the change in a namespace", 10, || heard.has("changed")).await?;
+        check(!heard.has("in no namespace"), "told of another namespace")
     }
 
     async fn listening(&self) -> Outcome {
@@ -110,6 +121,18 @@ impl Driver {
         publish(&self.client, &key, "two").await?;
         sleep(Duration::from_millis(1_500)).await;
         check(heard.count() == count, "told of the same content")
+    }
+
+    async fn delete_and_create(&self) -> Outcome {
+        let key = self.key("again");
+        publish(&self.client, &key, "zero").await?;
+        let heard = listen(&self.client, &key).await?;
+        sleep(Duration::from_secs(1)).await;
+        check(self.client.remove_config(key.clone(), GROUP.into()).await?, "not removed")?;
+        // It asks for the content of what was removed, and says nothing of not finding it.
+        sleep(Duration::from_secs(1)).await;
+        publish(&self.client, &key, "back").await?;
+        until("the creation after a removal", 10, || heard.has("back")).await
     }
 
     async fn many(&self, count: usize) -> Outcome {
@@ -140,17 +163,22 @@ impl Driver {
         until("all of 20", 30, || told.iter().all(|(heard, _)| heard.has("told"))).await
     }
 
+    async fn publish_beta(&self, key: &str, ips: String, content: &str) -> Outcome {
+        let done = self.client.publish_config_beta(key.into(), GROUP.into(), content.into(), None, ips).await?;
+        check(done, "publish of a beta version: refused")
+    }
+
     async fn beta(&self) -> Outcome {
         let key = self.key("beta");
         publish(&self.client, &key, "formal").await?;
         let heard = listen(&self.client, &key).await?;
         sleep(Duration::from_secs(1)).await;
-        servers(&["beta", GROUP, &key, "mine", "gray"]).await?;
+        self.publish_beta(&key, mine().await?, "gray").await?;
         until("the gray version", 10, || heard.has("gray")).await?;
         check(get(&self.client, &key).await? == "gray", "reads another version than it was told of")?;
         servers(&["stop-beta", GROUP, &key]).await?;
         until("the formal version again", 10, || heard.last() == "formal").await?;
-        servers(&["beta", GROUP, &key, "10.9.9.9", "for another"]).await?;
+        self.publish_beta(&key, "10.9.9.9".into(), "for another").await?;
         sleep(Duration::from_millis(1_500)).await;
         check(heard.last() == "formal" && get(&self.client, &key).await? == "formal", "got what is for another")
     }
@@ -187,28 +215,47 @@ impl Driver {
         Ok(())
     }
 
-    /// This client lists its keys again every 60 s after it has found another server.
-    async fn failover(&self, command: &str) -> Outcome {
-        let client = client(&self.addresses, "").await?;
-        let key = self.key(command);
-        publish(&client, &key, "before").await?;
-        let heard = listen(&client, &key).await?;
+    /// With the only client of the process: the node that it is connected to is killed.
+    async fn leader_killed(&self) -> Outcome {
+        let key = self.key("leader");
+        publish(&self.client, &key, "before").await?;
+        let heard = listen(&self.client, &key).await?;
         sleep(Duration::from_secs(1)).await;
-        servers(&[command]).await?;
-        until_done(|| publish(&client, &key, "after")).await?;
-        until("the change after it", 75, || heard.has("after")).await?;
+        servers(&["kill-leader"]).await?;
+        // By another client, at another node: this one has to find its way by itself.
+        servers(&["publish", GROUP, &key, "after"]).await?;
+        until("the change after it", RELIST_S, || heard.has("after")).await?;
         servers(&["settle"]).await
     }
 
-    async fn restarts(&self) -> Outcome {
+    async fn restarted(&self) -> Outcome {
         let client = client(&self.addresses, "").await?;
-        let key = self.key("rolling");
+        let key = self.key("restart");
         publish(&client, &key, "before").await?;
         let heard = listen(&client, &key).await?;
-        let rolled = rolling(async |content: String| publish(&client, &key, &content).await).await;
-        until_done(|| publish(&client, &key, "the last")).await?;
-        until("the last content", 75, || heard.has("the last")).await?;
-        rolled
+        sleep(Duration::from_secs(1)).await;
+        servers(&["restart"]).await?;
+        until_done(|| publish(&client, &key, "after")).await?;
+        until("the change after it", RELIST_S, || heard.has("after")).await
+    }
+
+    /// Each key changes once: a change that is lost stays lost. No request may fail.
+    async fn restarts(&self) -> Outcome {
+        let (listening, asking) = (client(&self.addresses, "").await?, client(&self.addresses, "").await?);
+        let keys: Vec<String> = (0..CHANGES).map(|at| self.key(&format!("rolling{at}"))).collect();
+        let mut heard = Vec::new();
+        for key in &keys {
+            publish(&asking, key, "before").await?;
+            heard.push(listen(&listening, key).await?);
+        }
+        let Rolled { changed, errors, .. } = rolling(async |at: usize, content: String| {
+            publish(&asking, &keys[at], &content).await?;
+            let got = get(&asking, &keys[at]).await?;
+            check(got == content, format!("read {got:?}"))
+        })
+        .await?;
+        until("the changes", RELIST_S, || changed.iter().all(|(at, content)| heard[*at].has(content))).await?;
+        check(errors.is_empty(), format!("{} of {} changes: {errors:?}", errors.len(), changed.len()))
     }
 
     async fn case(&self, name: &str) -> Outcome {
@@ -219,14 +266,15 @@ impl Driver {
             "remove" => self.remove().await,
             "namespaces" => self.namespaces().await,
             "listen: first, second, same content" => self.listening().await,
+            "listen: delete and create" => self.delete_and_create().await,
             "100 listeners" => self.many(100).await,
             "3000 listeners" => self.many(3_000).await,
             "beta" => self.beta().await,
             "tag" => self.tag().await,
             "two nodes" => self.two_nodes().await,
-            "leader killed" => self.failover("kill-leader").await,
+            "leader killed" => self.leader_killed().await,
             "rolling restart" => self.restarts().await,
-            "server restarted" => self.failover("restart").await,
+            "server restarted" => self.restarted().await,
             _ => Err("there is no such case".into()),
         }
     }
@@ -238,19 +286,25 @@ async fn main() -> Outcome {
     let addresses = env::var("CORACLE_SERVERS")?;
     let run_id = format!("{:08x}", rand::random::<u32>());
     let driver = Driver { run: run_id, client: client(&addresses, "").await?, addresses };
-    let mut cases = vec![
+    let three = env::var("CORACLE_MODE")? == "three";
+    // First: the process has one client yet.
+    let mut cases = if three { vec!["leader killed"] } else { vec![] };
+    cases.extend([
         "exact bytes",
         "1 MiB",
         "cas",
         "remove",
         "namespaces",
         "listen: first, second, same content",
+        "listen: delete and create",
         "100 listeners",
         "3000 listeners",
         "beta",
         "tag",
-    ];
-    let three = env::var("CORACLE_MODE")? == "three";
-    cases.extend(if three { &["two nodes", "leader killed", "rolling restart"][..] } else { &["server restarted"] });
+    ]);
+    if three {
+        cases.extend(["two nodes", "rolling restart"]);
+    }
+    cases.push("server restarted");
     run(&format!("nacos-sdk {version}"), &cases, |name| driver.case(name)).await
 }
