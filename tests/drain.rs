@@ -8,7 +8,8 @@ mod process;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    io::{Read, Write},
+    net::{IpAddr, TcpStream},
     path::Path,
     time::Duration,
 };
@@ -179,4 +180,46 @@ async fn who_does_not_go_hears_of_it_by_its_next_request() {
     // nacos-sdk for Rust hears of the end of its stream a moment later, and passes on what it is refused until then.
     assert!(served_for > Duration::from_millis(100), "refused {served_for:?} after the end of the stream");
     timeout(PATIENCE, stopping).await.unwrap().unwrap();
+}
+
+/// What a server says on a connection until it closes it; `None` when the connection is cut off.
+fn answers(mut socket: TcpStream) -> Option<String> {
+    let mut said = String::new();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.read_to_string(&mut said).ok()?;
+    Some(said)
+}
+
+// One thread: while it connects and asks, the server does nothing.
+#[tokio::test]
+async fn who_has_connected_when_the_server_stops_is_answered() {
+    const ASKED: &[u8] = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n";
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(Options::standalone(&dir.path().join("data"))).await.unwrap();
+    let http = server.http_address();
+    let connect = || TcpStream::connect(http).unwrap();
+    let (mut silent, mut kept) = (connect(), connect());
+    kept.write_all(ASKED).unwrap();
+    // Long enough for the server to have answered, and to wait for the next request.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let mut fresh: Vec<TcpStream> = (0..20).map(|_| connect()).collect();
+    for socket in &mut fresh {
+        socket.write_all(ASKED).unwrap();
+    }
+    let stopping = tokio::spawn(server.stop());
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    silent.write_all(ASKED).unwrap();
+    kept.write_all(ASKED).unwrap();
+    let started = Instant::now();
+    stopping.await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+
+    for (who, count, sockets) in [("kept", 2, vec![kept]), ("silent", 1, vec![silent]), ("fresh", 1, fresh)] {
+        for socket in sockets {
+            let said = answers(socket).unwrap_or_default();
+            assert_eq!(said.matches("HTTP/1.1 200 OK").count(), count, "{who}: {said:?}");
+            assert_eq!(said.to_lowercase().matches("connection: close").count(), 1, "{who}: {said:?}");
+        }
+    }
 }

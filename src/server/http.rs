@@ -50,6 +50,9 @@ const HEAD_BYTES_MAX: usize = 512 * 1024;
 const POLL_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Requests in flight when the server stops have this long.
 const DRAIN: Duration = Duration::from_millis(1_000);
+/// What is on its way when the server stops has this long to come: a request on a connection that was opened a moment ago, or
+/// is kept. Some clients do not ask again when they are hung up on.
+const LATE: Duration = Duration::from_millis(100);
 /// What the head of an answer to a poll takes, and some.
 const ANSWER_HEAD_BYTES: usize = 512;
 
@@ -87,10 +90,16 @@ async fn connection(
         }
         tokio::select! {
             () = wire.more() => {}
-            () = stopped(&mut stopping) => return,
+            () = late(&mut stopping) => return,
             () = sleep(HEAD_TIMEOUT) => return,
         }
     }
+}
+
+/// Resolves when the server has stopped and what comes now comes too late.
+async fn late(stopping: &mut watch::Receiver<bool>) {
+    stopped(stopping).await;
+    sleep(LATE).await;
 }
 
 /// Why a connection is not with the HTTP library any more.
@@ -111,6 +120,7 @@ async fn talk(
 ) -> Option<(Wire, Pause)> {
     let (parking, signs) = (Arc::<Parking>::default(), Arc::<Signs>::default());
     wire.signs = signs.clone();
+    let is_stopping = stopping.clone();
     let service = service_fn(|request: Request<Incoming>| {
         let first = signs.requests.fetch_add(1, Ordering::Relaxed) == 0;
         // What is left of a body that nobody read would be taken for a request.
@@ -121,7 +131,13 @@ async fn talk(
         if may_park {
             request.extensions_mut().insert(parking.clone());
         }
-        site.clone().answer(request).map(|answer| Ok::<_, Infallible>(answer.map(|body| LastWord { body, to_rest })))
+        let is_stopping = is_stopping.clone();
+        site.clone().answer(request).map(move |mut answer| {
+            if *is_stopping.borrow() {
+                answer.headers_mut().insert(header::CONNECTION, CLOSE.clone());
+            }
+            Ok::<_, Infallible>(answer.map(|body| LastWord { body, to_rest }))
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -132,7 +148,7 @@ async fn talk(
     loop {
         let served = tokio::select! {
             served = poll_fn(|context| poll_talk(&mut connection, &parking, &signs, context)) => served,
-            () = stopped(stopping), if !told => {
+            () = last_request(&signs, stopping), if !told => {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 continue;
@@ -152,6 +168,15 @@ async fn talk(
                 return None;
             }
         }
+    }
+}
+
+/// Resolves when the server has stopped and no request is to be taken but the one that is under way. The library does not look
+/// for one on a connection that has had none.
+async fn last_request(signs: &Signs, stopping: &mut watch::Receiver<bool>) {
+    stopped(stopping).await;
+    if signs.requests.load(Ordering::Relaxed) == 0 {
+        sleep(LATE).await;
     }
 }
 
