@@ -6,7 +6,7 @@ mod grpc;
 #[path = "support/process.rs"]
 mod process;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use coracle::server::{Options, Server};
 use grpc::{Client, PATIENCE, payload_of};
@@ -172,27 +172,79 @@ fn md5_of(text: &str) -> String {
     coracle::types::Content::new(text.to_owned()).digest().to_hex()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_leader_loses_no_change_for_a_thousand_streams() {
-    const STREAMS: usize = 1_000;
-    let dir = tempfile::tempdir().unwrap();
+/// Three nodes that are ready.
+fn cluster(dir: &Path) -> Vec<process::Server> {
     let ports: Vec<u16> = (0..3).map(|_| process::free_port()).collect();
     let members: Vec<String> =
         ports.iter().zip(1..).map(|(port, id)| format!("{id}=127.0.0.1:{}", port - 1000)).collect();
     let members = members.join(",");
-    let mut nodes: Vec<process::Server> = Vec::new();
-    for (id, port) in (1..).zip(&ports) {
+    let start = |(port, id): (&u16, i32)| {
         let id = id.to_string();
-        nodes.push(process::Server::spawn(
-            PROGRAM,
-            &dir.path().join(&id),
-            *port,
-            &["--node-id", &id, "--members", &members],
-        ));
-    }
+        process::Server::spawn(PROGRAM, &dir.join(&id), *port, &["--node-id", &id, "--members", &members])
+    };
+    let mut nodes: Vec<process::Server> = ports.iter().zip(1..).map(start).collect();
     nodes.iter_mut().for_each(process::Server::wait_ready);
-    let addresses: Arc<Vec<String>> =
-        Arc::new(ports.iter().map(|it| format!("http://127.0.0.1:{}", it + 1000)).collect());
+    nodes
+}
+
+/// The place of the one that leads.
+fn leader_of(nodes: &[process::Server]) -> usize {
+    let (_, status) = process::Http::connect(nodes[0].port).unwrap().get("/coracle/v1/status").unwrap();
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    status["leader"].as_u64().unwrap() as usize - 1
+}
+
+fn grpc_addresses(nodes: &[process::Server]) -> Vec<String> {
+    nodes.iter().map(|it| format!("http://127.0.0.1:{}", it.port + 1000)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_listens_at_a_follower_is_told_as_soon_as_at_the_leader() {
+    const CHANGES: usize = 31;
+    let dir = tempfile::tempdir().unwrap();
+    let nodes = cluster(dir.path());
+    let leader = leader_of(&nodes);
+    let addresses = grpc_addresses(&nodes);
+    let publisher = Client::introduced(&addresses[leader]).await.unwrap();
+    let (told, mut is_told) = tokio::sync::mpsc::unbounded_channel();
+    for (node, address) in addresses.iter().enumerate() {
+        let mut client = Client::introduced(address).await.unwrap();
+        client.listen("a", "").await.unwrap();
+        let told = told.clone();
+        tokio::spawn(async move {
+            while let Some((_, message)) = client.next().await {
+                told.send((node, Instant::now())).unwrap();
+                client.acknowledge(&message).await;
+                client.try_ask("ConfigQueryRequest", &json!({ "dataId": "a", "group": "G" })).await.unwrap();
+            }
+        });
+    }
+    let mut waited = vec![Vec::new(); nodes.len()];
+    for change in 0..CHANGES {
+        // Between two signs of life from the leader, which come every 150 ms or so.
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        let began = Instant::now();
+        publisher.publish("a", &change.to_string()).await;
+        for _ in &nodes {
+            let (node, at) = timeout(PATIENCE, is_told.recv()).await.expect("everybody is told").unwrap();
+            waited[node].push(at.saturating_duration_since(began));
+        }
+    }
+    waited.iter_mut().for_each(|it| it.sort());
+    let usual: Vec<Duration> = waited.iter().map(|it| it[CHANGES / 2]).collect();
+    println!("told after {usual:?}, the leader is {leader}");
+    assert!(
+        usual.iter().all(|it| *it < usual[leader] + Duration::from_millis(40)),
+        "{usual:?}, the leader is {leader}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_leader_loses_no_change_for_a_thousand_streams() {
+    const STREAMS: usize = 1_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut nodes = cluster(dir.path());
+    let addresses = Arc::new(grpc_addresses(&nodes));
     let mut subscribers = Vec::new();
     for at in 0..STREAMS {
         let (has, heard) = watch::channel(String::new());
@@ -222,11 +274,8 @@ async fn a_killed_leader_loses_no_change_for_a_thousand_streams() {
     };
     everybody_has(&mut subscribers, "1", Duration::from_secs(30)).await;
 
-    let mut http = process::Http::connect(ports[0]).unwrap();
-    let (_, status) = http.get("/coracle/v1/status").unwrap();
-    let status: Value = serde_json::from_slice(&status).unwrap();
-    let leader = status["leader"].as_u64().unwrap() as usize;
-    nodes[leader - 1].kill();
+    let leader = leader_of(&nodes);
+    nodes[leader].kill();
     publish("2").await;
     everybody_has(&mut subscribers, "2", Duration::from_secs(5)).await;
     publish("3").await;
