@@ -502,9 +502,9 @@ async fn who_acknowledges_and_does_not_look_is_reminded_a_few_times() {
         client.try_ask("ConfigQueryRequest", &json!({ "dataId": "a", "group": "G" })).await.unwrap();
         told_until_silence(&mut client, Duration::from_secs(5)).await
     };
-    let forgets = told_until_silence(&mut forgetful, Duration::from_secs(6));
+    let forgets = told_until_silence(&mut forgetful, Duration::from_secs(9));
     let (reminded, told) = tokio::join!(looks, forgets);
-    assert_eq!((reminded, told), (0, 4), "reminders of who looked, and tellings of who did not");
+    assert_eq!((reminded, told), (0, 8), "reminders of who looked, and tellings of who did not");
     // Whoever is not interested is told of the next change all the same.
     client.publish("a", "two").await;
     let (_, message) = timeout(PATIENCE, forgetful.next()).await.expect("the next change is told").unwrap();

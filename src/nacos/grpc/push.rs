@@ -49,8 +49,9 @@ const LOOK_STEP: Duration = Duration::from_secs(1);
 /// Rust, nacos_rust_client, never does.)
 const LOOK_AT_ANSWER: Duration = Duration::from_secs(3);
 const LOOK_AT_KEY: Duration = Duration::from_millis(2);
-/// So often is a change pushed to who acknowledges and does not look: it may be of no interest.
-const UNSEEN_MAX: u32 = 4;
+/// So often is a change pushed to who acknowledges and does not look: it may be of no interest. Within half a minute: a client
+/// in Go with thousands of keys, on a busy machine, forgets what comes for ten seconds.
+const UNSEEN_MAX: u32 = 8;
 
 /// What is pushed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
