@@ -27,14 +27,9 @@ pub(super) enum Step {
 }
 
 impl Detection {
-    /// It gave an answer.
-    pub(super) fn answered(&mut self) {
-        self.asked = 0;
-    }
-
-    /// What to do at `now` about a client that last gave a sign of life at `active`.
+    /// What to do at `now` about a client that last gave a sign of life at `active`, be it an answer or a request.
     pub(super) fn next(&mut self, active: Instant, now: Instant) -> Step {
-        let last = self.last.filter(|last| *last >= active && self.asked > 0);
+        let last = self.last.filter(|last| *last >= active);
         if last.is_none() {
             self.asked = 0;
         }
@@ -66,7 +61,6 @@ mod tests {
         // It asks something itself instead of answering.
         assert_eq!(detection.next(after(24), after(25)), Step::AskAt(after(44)));
         assert_eq!(detection.next(after(24), after(44)), Step::Ask);
-        detection.answered();
         assert_eq!(detection.next(after(45), after(46)), Step::AskAt(after(65)));
         for at in [65, 70, 75] {
             assert_eq!(detection.next(after(45), after(at)), Step::Ask);
