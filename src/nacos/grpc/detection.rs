@@ -27,9 +27,14 @@ pub(super) enum Step {
 }
 
 impl Detection {
-    /// What to do at `now` about a client that last gave a sign of life at `active`, be it an answer or a request.
+    /// It gave an answer, which may be in the very microsecond of the question: times do not tell.
+    pub(super) fn answered(&mut self) {
+        self.asked = 0;
+    }
+
+    /// What to do at `now` about a client that last gave a sign of life at `active`.
     pub(super) fn next(&mut self, active: Instant, now: Instant) -> Step {
-        let last = self.last.filter(|last| *last >= active);
+        let last = self.last.filter(|last| *last >= active && self.asked > 0);
         if last.is_none() {
             self.asked = 0;
         }
@@ -61,6 +66,9 @@ mod tests {
         // It asks something itself instead of answering.
         assert_eq!(detection.next(after(24), after(25)), Step::AskAt(after(44)));
         assert_eq!(detection.next(after(24), after(44)), Step::Ask);
+        // In the moment of the question.
+        detection.answered();
+        assert_eq!(detection.next(after(44), after(44)), Step::AskAt(after(64)));
         assert_eq!(detection.next(after(45), after(46)), Step::AskAt(after(65)));
         for at in [65, 70, 75] {
             assert_eq!(detection.next(after(45), after(at)), Step::Ask);

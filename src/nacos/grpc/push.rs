@@ -143,6 +143,7 @@ impl Pushes {
         }
         let Some(client) = &mut self.client else { return true };
         client.connection.touch();
+        client.detection.answered();
         match serde_json::from_slice::<Acknowledgement>(&payload.json()) {
             // Clients answer with whatever type and result: the number is what counts.
             Ok(Acknowledgement { request_id: Some(id) }) => {
