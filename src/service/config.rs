@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::{ServiceError, Services};
 use crate::{
-    state_machine::{ClientLabels, visible},
+    state_machine::{ClientLabels, ReadError, visible},
     types::{
         Command, ConfigKey, ConfigRecord, Consistency, Head, NamespaceId, Publication, Reply, RequestId, Revision,
         Variant, limits,
@@ -104,16 +104,23 @@ impl Services {
         self.metrics.reads.inc();
         // First: what is read after it is not older than it.
         let revision = self.state.revision();
-        let seen = self.state.versions(key).and_then(|versions| visible(&versions, client));
-        let value = match seen {
-            Some(seen) => {
-                let record = self.state.record(key, &seen.variant)?;
-                record.map(|record| Found { variant: seen.variant, record })
-            }
-            None => None,
-        };
+        let value = self.seen_by(key, client)?;
         self.found_or_loaded(value.is_some())?;
         Ok(Read { value, revision })
+    }
+
+    fn seen_by(&self, key: &ConfigKey, client: &ClientLabels) -> Result<Option<Found>, ReadError> {
+        while let Some(seen) = self.state.versions(key).and_then(|versions| visible(&versions, client)) {
+            let variant = seen.variant;
+            match self.state.record(key, &variant)? {
+                Some(record) if variant != Variant::Beta || record.beta_ips.contains(&client.ip) => {
+                    return Ok(Some(Found { variant, record }));
+                }
+                // Between the two looks it was taken away or given to others: this client sees another one.
+                Some(_) | None => {}
+            }
+        }
+        Ok(None)
     }
 
     /// A node that is still loading can say what there is, but not that there is none.

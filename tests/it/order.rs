@@ -1,10 +1,7 @@
 //! What must come before what: registering before comparing, committing before telling. Each test brings about the one
 //! moment at which the other order loses a change.
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
@@ -17,8 +14,8 @@ use coracle::{
     state_machine::{ReadError, StateReader, Versions},
     storage::{Applied, LogEntry, Payload, StateStore, codec, memory::MemoryState},
     types::{
-        Command, ConfigKey, ConfigRecord, Content, Digest, Head, LogId, Millis, Namespace, NamespaceId, Proposal,
-        RememberedRequest, RequestId, Revision, Variant,
+        Command, ConfigKey, ConfigRecord, Consistency, Content, Digest, Head, LogId, Millis, Namespace, NamespaceId,
+        Proposal, Publication, RememberedRequest, RequestId, Revision, Variant,
     },
     watch::{Hub, Watcher},
 };
@@ -26,24 +23,32 @@ use coracle::{
 use crate::harness::{Cluster, Disk, Mode, key, publication};
 
 fn entry(index: u64, text: &str) -> LogEntry {
-    let command = Command::PublishConfig(Box::new(publication("a", text)));
+    entry_of(index, Command::PublishConfig(Box::new(publication("a", text))))
+}
+
+fn beta_entry(index: u64, text: &str, ip: &str) -> LogEntry {
+    let beta = Publication { variant: Variant::Beta, beta_ips: vec![ip.into()], ..publication("a", text) };
+    entry_of(index, Command::PublishConfig(Box::new(beta)))
+}
+
+fn entry_of(index: u64, command: Command) -> LogEntry {
     let proposal = Proposal { command, proposed_at: Millis(index), request: None };
     let payload = Payload::Proposal(codec::encode_proposal(&proposal));
     LogEntry { id: LogId { term: 1, node: 0, index }, payload }
 }
 
-/// Reads as its state does; after the first look at a key's versions somebody publishes.
+/// Reads as its state does; after the first look at a key's versions this is applied.
 struct ChangedAfterTheFirstLook {
     state: Arc<MemoryState>,
     applier: Applier,
-    looks: AtomicU64,
+    change: Mutex<Option<LogEntry>>,
 }
 
 impl StateReader for ChangedAfterTheFirstLook {
     fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
         let found = self.state.versions(key);
-        if self.looks.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.applier.apply(vec![entry(2, "new")]).unwrap();
+        if let Some(change) = self.change.lock().unwrap().take() {
+            self.applier.apply(vec![change]).unwrap();
         }
         found
     }
@@ -81,22 +86,49 @@ impl StateReader for ChangedAfterTheFirstLook {
     }
 }
 
-#[tokio::test]
-async fn a_change_between_looking_and_registering_is_not_missed() {
+/// A state to which `before` was applied; `change` is, too, as soon as somebody has looked at a key's versions.
+async fn changed_after_the_first_look(before: Vec<LogEntry>, change: LogEntry) -> (Cluster, Services) {
     let (state, hub) = (Arc::new(MemoryState::new()), Arc::<Hub>::default());
     let applier = Applier::new(state.clone(), hub.clone(), Metrics::new());
-    applier.apply(vec![entry(1, "old")]).unwrap();
-    let reader = Arc::new(ChangedAfterTheFirstLook { state, applier, looks: AtomicU64::new(0) });
+    applier.apply(before).unwrap();
+    let reader = Arc::new(ChangedAfterTheFirstLook { state, applier, change: Mutex::new(Some(change)) });
     // Only asked whether it has loaded everything, which a standalone node has.
     let node = Cluster::start(Mode::Standalone, Disk::Memory).await;
     let clock = Arc::<ManualClock>::default();
-    let services = Services::new(clock, node.first().replicator.clone(), None, reader.clone(), hub, Metrics::new());
+    let services = Services::new(clock, node.first().replicator.clone(), None, reader, hub, Metrics::new());
+    (node, services)
+}
+
+#[tokio::test]
+async fn a_change_between_looking_and_registering_is_not_missed() {
+    let (_node, services) = changed_after_the_first_look(vec![entry(1, "old")], entry(2, "new")).await;
     let interests = [Interest { key: key("a"), seen: Seen::Digest(Digest::of(b"old")) }];
     let client = ClientLabels::default();
     assert_eq!(services.stale_now(&interests, &client).unwrap(), [] as [usize; 0], "the first look finds nothing new");
     let wait = Duration::from_millis(300);
     let changed = services.wait_for_change(&interests, &client, wait, std::future::pending()).await;
     assert_eq!(changed, [0], "the change that came after it");
+}
+
+/// What a client with this address reads while `change` happens between its two looks.
+async fn read_while(change: LogEntry) -> Option<String> {
+    let before = vec![entry(1, "formal"), beta_entry(2, "beta", "10.0.0.1")];
+    let (_node, services) = changed_after_the_first_look(before, change).await;
+    let client = ClientLabels { ip: "10.0.0.1".into(), ..ClientLabels::default() };
+    let read = services.get(&key("a"), &client, Consistency::Local).await.unwrap();
+    read.value.map(|found| found.record.content.text().to_owned())
+}
+
+#[tokio::test]
+async fn a_beta_that_ends_while_it_is_read_is_not_a_configuration_that_is_gone() {
+    let ends = Command::RemoveConfig { key: key("a"), variant: Variant::Beta };
+    assert_eq!(read_while(entry_of(3, ends)).await.as_deref(), Some("formal"));
+}
+
+#[tokio::test]
+async fn a_beta_that_goes_to_others_while_it_is_read_is_read_by_those_alone() {
+    assert_eq!(read_while(beta_entry(3, "for others", "10.0.0.2")).await.as_deref(), Some("formal"));
+    assert_eq!(read_while(beta_entry(3, "newer", "10.0.0.1")).await.as_deref(), Some("newer"));
 }
 
 /// Looks at the state at the very moment at which it is woken.
