@@ -211,7 +211,7 @@ fn converged(world: &World) -> bool {
     let all_know = world.sessions.iter().all(|session| {
         session.attached
             && (0..workload::KEYS).all(|key| {
-                let (_, text) = world.oracle.at(key, frontier);
+                let (_, text) = world.oracle.at(key, session.beta, frontier);
                 let digest = text.map(|text| coracle::types::Digest::of(text.as_bytes()));
                 session.known.get(&key).and_then(|known| known.digest) == digest
             })
@@ -321,6 +321,11 @@ fn saying_that_nothing_was_written_without_knowing_is_found() {
 #[test]
 fn a_state_that_is_written_ahead_of_the_log_is_found() {
     finds(Plant::WriteStateAheadOfLog, &["but its log ends at"]);
+}
+
+#[test]
+fn a_node_that_does_not_say_what_is_beta_is_found() {
+    finds(Plant::ForgetBeta, &["P5", "but at that revision"]);
 }
 
 #[test]

@@ -91,7 +91,11 @@ pub(crate) enum Command {
     Remove(u64),
     Transfer(u64),
     /// P6: a subscriber was told of this revision somewhere else.
-    Query(usize, u64),
+    Query {
+        key: u64,
+        beta: bool,
+        told: u64,
+    },
 }
 
 /// A node whose life began, as its tasks see it.
@@ -230,7 +234,7 @@ pub(crate) async fn live(shared: Shared, id: u64) -> turmoil::Result {
         raft.form(&members).await?;
     }
     let replicator = planted::replicator(plant, raft.clone(), state.clone());
-    let reader = late.map_or_else(|| state.clone().reader(), |late| late.reader());
+    let reader = planted::reader(plant, &state, late);
     let administration: Arc<dyn Administration> = raft.clone();
     let services = Arc::new(Services::new(
         clock,

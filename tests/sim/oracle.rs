@@ -4,14 +4,32 @@ use std::collections::BTreeMap;
 
 use coracle::{
     storage::{LogEntry, Payload, codec},
-    types::{Command, Consistency, Digest, LogId, Precondition},
+    types::{Command, ConfigKey, Consistency, Digest, LogId, Precondition, Variant},
 };
+
+/// One version of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Place {
+    pub(crate) key: u64,
+    /// The one for [`crate::workload::BETA_IP`], not the one for everybody.
+    pub(crate) beta: bool,
+}
+
+impl Place {
+    fn of(key: &ConfigKey, variant: &Variant) -> Self {
+        Self { key: key.data_id()[1..].parse().unwrap(), beta: *variant == Variant::Beta }
+    }
+
+    pub(crate) fn variant(self) -> Variant {
+        if self.beta { Variant::Beta } else { Variant::Formal }
+    }
+}
 
 /// What a client wanted to write.
 #[derive(Debug, Clone, Hash)]
 pub(crate) enum Wish {
-    Put { key: u64, value: String, expected: Option<Digest> },
-    Delete { key: u64 },
+    Put { place: Place, value: String, expected: Option<Digest> },
+    Delete { place: Place },
 }
 
 /// What it was told.
@@ -33,6 +51,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Read {
     pub(crate) node: u64,
     pub(crate) key: u64,
+    /// By a client that sees the beta version while there is one.
+    pub(crate) beta: bool,
     pub(crate) consistency: Consistency,
     /// It must be at least as new as this.
     pub(crate) floor: u64,
@@ -58,7 +78,7 @@ enum Decision {
     Rejected,
 }
 
-/// A value of a key from a revision on.
+/// A value of a place from a revision on.
 type Version = (u64, Option<String>);
 
 #[derive(Default)]
@@ -70,7 +90,7 @@ pub(crate) struct Oracle {
     values: u64,
     /// The chosen log from its beginning, without gaps.
     chosen: Vec<(LogEntry, Decision)>,
-    model: BTreeMap<u64, Vec<Version>>,
+    model: BTreeMap<Place, Vec<Version>>,
     /// Reads and deliveries of revisions that are not in the chosen log yet.
     to_judge: Vec<Read>,
     /// Acknowledged writes of revisions that are not in the chosen log yet.
@@ -164,18 +184,18 @@ impl Oracle {
         Ok(())
     }
 
-    fn current(&self, key: u64) -> Option<&String> {
-        self.model.get(&key)?.last()?.1.as_ref()
+    fn current(&self, place: Place) -> Option<&String> {
+        self.model.get(&place)?.last()?.1.as_ref()
     }
 
     fn decide(&mut self, entry: &LogEntry) -> Result<Decision, String> {
         let Payload::Proposal(bytes) = &entry.payload else { return Ok(Decision::Unchanged) };
         let proposal = codec::decode_proposal(bytes.clone()).map_err(|err| err.to_string())?;
         let index = entry.id.index;
-        let number = |key: &coracle::types::ConfigKey| key.data_id()[1..].parse::<u64>().unwrap();
         match proposal.command {
             Command::PublishConfig(publication) => {
-                let (key, text) = (number(&publication.key), publication.content.text().to_owned());
+                let place = Place::of(&publication.key, &publication.variant);
+                let text = publication.content.text().to_owned();
                 let at = self.by_value.get(&text).copied().ok_or_else(|| format!("nobody wrote {text}"))?;
                 let operation = &mut self.operations[at];
                 if let Some(before) = operation.chosen_at.replace(index) {
@@ -184,7 +204,7 @@ impl Oracle {
                 if operation.outcome == Some(Outcome::NotWritten) {
                     return Err(operation.was_written_after_all());
                 }
-                let holds = match (publication.precondition, self.current(key)) {
+                let holds = match (publication.precondition, self.current(place)) {
                     (Precondition::DigestIsOrAbsent(expected), Some(current)) => {
                         Digest::of(current.as_bytes()) == expected
                     }
@@ -193,15 +213,15 @@ impl Oracle {
                 if !holds {
                     return Ok(Decision::Rejected);
                 }
-                self.model.entry(key).or_default().push((index, Some(text)));
+                self.model.entry(place).or_default().push((index, Some(text)));
                 Ok(Decision::Changed)
             }
-            Command::RemoveConfig { key, .. } => {
-                let key = number(&key);
-                if self.current(key).is_none() {
+            Command::RemoveConfig { key, variant } => {
+                let place = Place::of(&key, &variant);
+                if self.current(place).is_none() {
                     return Ok(Decision::Unchanged);
                 }
-                self.model.entry(key).or_default().push((index, None));
+                self.model.entry(place).or_default().push((index, None));
                 Ok(Decision::Changed)
             }
             other @ (Command::CreateNamespace(_) | Command::UpdateNamespace(_) | Command::DeleteNamespace(_)) => {
@@ -210,14 +230,16 @@ impl Oracle {
         }
     }
 
-    /// What a key was at a revision, and since when.
-    pub(crate) fn at(&self, key: u64, revision: u64) -> (Option<u64>, Option<&String>) {
-        let versions = self.model.get(&key).map_or(&[][..], Vec::as_slice);
-        let upto = versions.partition_point(|(since, _)| *since <= revision);
-        match upto.checked_sub(1).map(|at| &versions[at]) {
-            Some((since, Some(text))) => (Some(*since), Some(text)),
-            Some((_, None)) | None => (None, None),
-        }
+    /// What a key was at a revision for those who see the beta version, or for all others, and since when.
+    pub(crate) fn at(&self, key: u64, beta: bool, revision: u64) -> (Option<u64>, Option<&String>) {
+        let place = |beta| {
+            let versions = self.model.get(&Place { key, beta })?;
+            let upto = versions.partition_point(|(since, _)| *since <= revision);
+            let (since, text) = &versions[upto.checked_sub(1)?];
+            Some((*since, text.as_ref()?))
+        };
+        let seen = beta.then(|| place(true)).flatten().or_else(|| place(false));
+        seen.map_or((None, None), |(since, text)| (Some(since), Some(text)))
     }
 
     /// Judges all that the chosen log is now known for.
@@ -225,7 +247,7 @@ impl Oracle {
         let frontier = self.frontier().unwrap_or_default();
         for read in self.to_judge.extract_if(.., |read| read.revision <= frontier).collect::<Vec<_>>() {
             self.checks += 1;
-            let (modified, text) = self.at(read.key, read.revision);
+            let (modified, text) = self.at(read.key, read.beta, read.revision);
             if (modified, text) != (read.modified, read.text.as_ref()) {
                 return Err(format!("{read:?}, but at that revision it was {text:?} since {modified:?}"));
             }
@@ -254,9 +276,9 @@ impl Oracle {
         let (entry, decision) = &self.chosen[(index - first) as usize];
         let same = match &operation.wish {
             Wish::Put { .. } => operation.chosen_at == Some(index),
-            Wish::Delete { key } => matches!(&entry.payload, Payload::Proposal(bytes)
+            Wish::Delete { place } => matches!(&entry.payload, Payload::Proposal(bytes)
                 if codec::decode_proposal(bytes.clone()).is_ok_and(|it| matches!(&it.command,
-                    Command::RemoveConfig { key: it, .. } if *it == crate::workload::key(*key)))),
+                    Command::RemoveConfig { key, variant } if Place::of(key, variant) == *place))),
         };
         if !same || *decision != expected {
             return Err(format!(

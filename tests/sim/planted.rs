@@ -20,6 +20,8 @@ use coracle::{
     },
 };
 
+use crate::workload::{KEYS, key};
+
 /// What is wrong with the nodes of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Plant {
@@ -34,6 +36,8 @@ pub(crate) enum Plant {
     UnknownIsUnavailable,
     /// The state on disk does not wait for the log. (The product's did not, until this simulation was written.)
     WriteStateAheadOfLog,
+    /// Nobody is shown the beta version.
+    ForgetBeta,
     /// One node applies not quite what the others do.
     ApplyDifferently,
 }
@@ -48,10 +52,12 @@ pub(crate) fn late_reader(plant: Plant, state: &Arc<dyn StateStore>) -> Option<A
     Some(Arc::new(late))
 }
 
+/// All that the workload writes.
 fn copy(from: &dyn StateStore, to: &MemoryState) {
-    let writes = from.list(&|_| true).into_iter().filter_map(|(key, _)| {
-        let record = from.record(&key, &Variant::Formal).ok()??;
-        Some(Mutation::PutConfig(key, Variant::Formal, record))
+    let places = (0..KEYS).flat_map(|number| [Variant::Formal, Variant::Beta].map(|variant| (key(number), variant)));
+    let writes = places.map(|(key, variant)| match from.record(&key, &variant).unwrap() {
+        Some(record) => Mutation::PutConfig(key, variant, record),
+        None => Mutation::DeleteConfig(key, variant),
     });
     to.commit(from.applied(), writes.collect()).unwrap();
 }
@@ -64,12 +70,23 @@ pub(crate) fn state(
 ) -> Arc<dyn StateStore> {
     match (plant, late) {
         (Plant::AnnounceBeforeReadable, Some(late)) => {
-            Arc::new(Wrapped { state, late: Some(late.clone()), skips: false, commits: AtomicU64::new(0) })
+            Arc::new(Wrapped { late: Some(late.clone()), ..Wrapped::of(state) })
         }
-        (Plant::ApplyDifferently, _) if node == 2 => {
-            Arc::new(Wrapped { state, late: None, skips: true, commits: AtomicU64::new(0) })
-        }
+        (Plant::ApplyDifferently, _) if node == 2 => Arc::new(Wrapped { skips: true, ..Wrapped::of(state) }),
         _ => state,
+    }
+}
+
+/// What clients are shown.
+pub(crate) fn reader(
+    plant: Plant,
+    state: &Arc<dyn StateStore>,
+    late: Option<Arc<MemoryState>>,
+) -> Arc<dyn StateReader> {
+    match late {
+        Some(late) => late.reader(),
+        None if plant == Plant::ForgetBeta => Arc::new(Wrapped { forgets_beta: true, ..Wrapped::of(state.clone()) }),
+        None => state.clone().reader(),
     }
 }
 
@@ -77,7 +94,14 @@ struct Wrapped {
     state: Arc<dyn StateStore>,
     late: Option<Arc<MemoryState>>,
     skips: bool,
+    forgets_beta: bool,
     commits: AtomicU64,
+}
+
+impl Wrapped {
+    fn of(state: Arc<dyn StateStore>) -> Self {
+        Self { state, late: None, skips: false, forgets_beta: false, commits: AtomicU64::new(0) }
+    }
 }
 
 impl StateReader for Wrapped {
@@ -86,7 +110,11 @@ impl StateReader for Wrapped {
     }
 
     fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
-        self.state.versions(key)
+        let versions = self.state.versions(key)?;
+        if self.forgets_beta {
+            return Some(Arc::new(Versions { beta: None, ..(*versions).clone() }));
+        }
+        Some(versions)
     }
 
     fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {
@@ -197,6 +225,7 @@ pub(crate) fn replicator(
         | Plant::AcknowledgeBeforeSync
         | Plant::AnnounceBeforeReadable
         | Plant::WriteStateAheadOfLog
+        | Plant::ForgetBeta
         | Plant::ApplyDifferently => replicator,
     }
 }

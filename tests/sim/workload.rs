@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 use coracle::{
     raft::RaftReplicator,
     replication::Administration,
-    service::{ClientLabels, Interest, Seen, ServiceError, Written},
+    service::{self, ClientLabels, Found, Interest, Seen, ServiceError, Written},
+    state_machine::{StateReader, Visible, visible},
     types::{
         Attributes, Author, ConfigKey, Consistency, Content, Digest, NamespaceId, Precondition, Publication, Revision,
-        Variant,
     },
 };
 use tokio::{sync::mpsc, time::sleep};
@@ -16,16 +16,28 @@ use tokio::{sync::mpsc, time::sleep};
 use crate::{
     Random,
     node::{Command, Context},
-    oracle::{Outcome, Read, Wish},
+    oracle::{Outcome, Place, Read, Wish},
 };
 
 pub(crate) const KEYS: u64 = 6;
+/// The address that beta versions are for.
+pub(crate) const BETA_IP: &str = "10.0.0.1";
 /// A subscriber looks this often whether it is to go elsewhere.
 const LOOK: Duration = Duration::from_millis(25);
 const POLL: Duration = Duration::from_secs(2);
 
 pub(crate) fn key(number: u64) -> ConfigKey {
     ConfigKey::new(&NamespaceId::public(), "g", &format!("k{number}")).unwrap()
+}
+
+fn labels(beta: bool) -> ClientLabels {
+    let ip = if beta { BETA_IP } else { "10.0.0.2" };
+    ClientLabels { ip: ip.into(), ..ClientLabels::default() }
+}
+
+/// What a client sees of a key.
+pub(crate) fn seen(reader: &dyn StateReader, number: u64, beta: bool) -> Option<Visible> {
+    visible(&*reader.versions(&key(number))?, &labels(beta))
 }
 
 /// Does one thing after the other until the workload ends.
@@ -37,22 +49,28 @@ pub(crate) async fn work(context: Context, mut chance: Random) {
             continue;
         }
         let number = chance.below(KEYS);
+        let (formal, beta) = (Place { key: number, beta: false }, Place { key: number, beta: true });
+        let sees_beta = chance.below(2) == 0;
         match chance.below(100) {
-            0..=39 => publish(&context, number, None).await,
-            40..=54 => {
+            0..=31 => publish(&context, formal, None).await,
+            32..=41 => publish(&context, beta, None).await,
+            42..=54 => {
                 let expected = last_read.get(&number).copied().unwrap_or(Digest::of(b"never written"));
-                publish(&context, number, Some(expected)).await;
+                publish(&context, formal, Some(expected)).await;
             }
-            55..=62 => remove(&context, number).await,
-            63..=79 => {
-                read(&context, number, Consistency::Linearizable).await;
+            55..=60 => remove(&context, formal).await,
+            61..=64 => remove(&context, beta).await,
+            65..=79 => {
+                read(&context, number, sees_beta, Consistency::Linearizable).await;
             }
             80..=89 => {
                 let floor = context.shared.lock().oracle.acknowledged;
-                read(&context, number, Consistency::AtLeast(Revision(floor))).await;
+                read(&context, number, sees_beta, Consistency::AtLeast(Revision(floor))).await;
             }
             _ => {
-                if let Some(digest) = read(&context, number, Consistency::Local).await {
+                if let Some(digest) = read(&context, number, sees_beta, Consistency::Local).await
+                    && !sees_beta
+                {
                     last_read.insert(number, digest);
                 }
             }
@@ -70,19 +88,19 @@ fn outcome(result: Result<Written, ServiceError>) -> Outcome {
     }
 }
 
-async fn publish(context: &Context, number: u64, expected: Option<Digest>) {
+async fn publish(context: &Context, place: Place, expected: Option<Digest>) {
     let (operation, value) = {
         let mut world = context.shared.lock();
         let value = world.oracle.next_value();
-        (world.invoke(context.id, Wish::Put { key: number, value: value.clone(), expected }), value)
+        (world.invoke(context.id, Wish::Put { place, value: value.clone(), expected }), value)
     };
     let precondition = expected.map_or(Precondition::None, Precondition::DigestIsOrAbsent);
     let publication = Publication {
-        key: key(number),
-        variant: Variant::Formal,
+        key: key(place.key),
+        variant: place.variant(),
         content: Content::new(value),
         attributes: Attributes::default(),
-        beta_ips: Vec::new(),
+        beta_ips: if place.beta { vec![BETA_IP.into()] } else { Vec::new() },
         precondition,
         author: Author::default(),
     };
@@ -90,34 +108,44 @@ async fn publish(context: &Context, number: u64, expected: Option<Digest>) {
     context.shared.lock().complete(context.id, operation, outcome(result));
 }
 
-async fn remove(context: &Context, number: u64) {
-    let operation = context.shared.lock().invoke(context.id, Wish::Delete { key: number });
-    let result = context.services.remove(key(number), Variant::Formal, None).await;
+async fn remove(context: &Context, place: Place) {
+    let operation = context.shared.lock().invoke(context.id, Wish::Delete { place });
+    let result = context.services.remove(key(place.key), place.variant(), None).await;
     context.shared.lock().complete(context.id, operation, outcome(result));
 }
 
 /// Reads, and has the oracle judge what was read. Gives back the digest.
-async fn read(context: &Context, number: u64, consistency: Consistency) -> Option<Digest> {
+async fn read(context: &Context, number: u64, beta: bool, consistency: Consistency) -> Option<Digest> {
     let floor = context.shared.lock().read_floor(context.id, consistency);
-    let result = context.services.get(&key(number), &ClientLabels::default(), consistency).await;
+    let result = context.services.get(&key(number), &labels(beta), consistency).await;
     let mut world = context.shared.lock();
     let Ok(found) = result else {
         world.count("reads refused");
         return None;
     };
-    let text = found.value.as_ref().map(|it| it.record.content.text().to_owned());
-    let digest = found.value.as_ref().map(|it| it.record.content.digest());
-    let modified = found.value.as_ref().map(|it| it.record.modified.0);
-    world.was_read(Read {
+    world.was_read(judged(context, number, beta, consistency, floor, &found));
+    found.value.map(|it| it.record.content.digest())
+}
+
+fn judged(
+    context: &Context,
+    key: u64,
+    beta: bool,
+    consistency: Consistency,
+    floor: u64,
+    found: &service::Read<Option<Found>>,
+) -> Read {
+    let record = found.value.as_ref().map(|it| &it.record);
+    Read {
         node: context.id,
-        key: number,
+        key,
+        beta,
         consistency,
         floor,
         revision: found.revision.0,
-        modified,
-        text,
-    });
-    digest
+        modified: record.map(|it| it.modified.0),
+        text: record.map(|it| it.content.text().to_owned()),
+    }
 }
 
 /// Serves the subscribers that come to this node.
@@ -167,7 +195,7 @@ async fn poll(context: &Context, session: usize, epoch: u64) {
                 |number| Interest { key: key(number), seen: seen(number).map_or(Seen::Absent, Seen::Digest) };
             (0..KEYS).map(interest).collect()
         };
-        let labels = ClientLabels::default();
+        let labels = labels(context.shared.lock().sessions[session].beta);
         let changed = match context.services.stale_now(&interests, &labels) {
             Ok(stale) if stale.is_empty() => {
                 context.services.wait_for_change(&interests, &labels, POLL, pending()).await
@@ -197,7 +225,9 @@ async fn stream(context: &Context, session: usize, epoch: u64) {
 
 /// The subscriber reads a key where it is connected; what is new to it counts as delivered.
 fn deliver(context: &Context, session: usize, epoch: u64, number: u64) {
-    let record = context.reader.record(&key(number), &Variant::Formal).unwrap();
+    let beta = context.shared.lock().sessions[session].beta;
+    let visible = seen(&*context.reader, number, beta);
+    let record = visible.and_then(|it| context.reader.record(&key(number), &it.variant).unwrap());
     let revision = context.reader.revision().0;
     let text = record.as_ref().map(|it| it.content.text().to_owned());
     let modified = record.as_ref().map(|it| it.modified.0);
@@ -223,32 +253,18 @@ pub(crate) async fn obey(context: Context, raft: Arc<RaftReplicator>, mut asked:
                     let result = raft.transfer_leadership(node).await;
                     context.shared.lock().changed_members("transfer to", node, &result);
                 }
-                Command::Query(number, told) => query(&context, number as u64, told).await,
+                Command::Query { key, beta, told } => query(&context, key, beta, told).await,
             }
         });
     }
 }
 
 /// P6: what was told of somewhere can be read everywhere, or an honest error says that it cannot.
-async fn query(context: &Context, number: u64, told: u64) {
-    let floor = told.max(context.shared.lock().read_floor(context.id, Consistency::Linearizable));
-    let result =
-        context.services.get(&key(number), &ClientLabels::default(), Consistency::AtLeast(Revision(told))).await;
-    if let Ok(found) = result {
+async fn query(context: &Context, number: u64, beta: bool, told: u64) {
+    let consistency = Consistency::AtLeast(Revision(told));
+    if let Ok(found) = context.services.get(&key(number), &labels(beta), consistency).await {
         let mut world = context.shared.lock();
-        let text = found.value.as_ref().map(|it| it.record.content.text().to_owned());
-        let modified = found.value.as_ref().map(|it| it.record.modified.0);
-        let consistency = Consistency::AtLeast(Revision(told));
-        let floor = floor.min(told);
-        world.was_read(Read {
-            node: context.id,
-            key: number,
-            consistency,
-            floor,
-            revision: found.revision.0,
-            modified,
-            text,
-        });
+        world.was_read(judged(context, number, beta, consistency, told, &found));
         world.count("notified, then read elsewhere");
     }
 }

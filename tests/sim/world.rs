@@ -17,6 +17,7 @@ use crate::{
     node::{Command, Disk, PORT, Running, host, locked},
     oracle::{Oracle, Outcome, Read, Wish},
     planted::Plant,
+    workload::{KEYS, seen},
 };
 
 pub(crate) const SESSIONS: usize = 4;
@@ -81,6 +82,8 @@ pub(crate) struct Known {
 
 /// A subscriber, which goes from node to node.
 pub(crate) struct Session {
+    /// It sees beta versions.
+    pub(crate) beta: bool,
     pub(crate) node: u64,
     pub(crate) epoch: u64,
     /// The epoch that a node serves, or is about to.
@@ -115,6 +118,7 @@ impl World {
     pub(crate) fn new(seed: u64, nodes: u64, plant: Plant) -> Self {
         let founders: BTreeMap<u64, String> = (1..=nodes).map(|id| (id, format!("{}:{PORT}", host(id)))).collect();
         let session = |at: usize| Session {
+            beta: at >= SESSIONS / 2,
             node: at as u64 % nodes + 1,
             epoch: 1,
             taken: 0,
@@ -316,13 +320,14 @@ impl World {
         if session.epoch != epoch {
             return;
         }
+        let beta = session.beta;
         let digest = text.as_ref().map(|it| Digest::of(it.as_bytes()));
         let known = session.known.get(&key).copied();
         if known.is_some_and(|known| known.digest == digest) {
             return;
         }
-        // What is not there is not there as of what the node has applied.
-        let told = modified.unwrap_or(revision);
+        // What is not there, or not there any more for this one, is so as of what the node has applied.
+        let told = modified.filter(|_| !beta).unwrap_or(revision);
         session.newest = session.newest.max(told);
         session.known.insert(key, Known { revision: told, digest });
         self.note(&format_args!("subscriber {at} at n{node}: k{key} {text:?} of {told}"));
@@ -331,12 +336,12 @@ impl World {
             self.violated(format!("P3: subscriber {at} knew {known:?} of k{key} and is told of {told}"));
         }
         let consistency = Consistency::Local;
-        self.was_read(Read { node, key, consistency, floor: told, revision, modified, text });
+        self.was_read(Read { node, key, beta, consistency, floor: told, revision, modified, text });
         let nodes = self.running();
         let asked = nodes[self.chance.below(nodes.len() as u64) as usize];
         if let Some(running) = &self.slots[&asked].running {
             // Whoever stops meanwhile does not answer.
-            drop(running.commands.send(Command::Query(key as usize, told)));
+            drop(running.commands.send(Command::Query { key, beta, told }));
         }
     }
 
@@ -358,9 +363,8 @@ impl World {
             if !session.attached {
                 continue;
             }
-            let unaware = (0..crate::workload::KEYS).find(|number| {
-                let versions = running.state.versions(&crate::workload::key(*number));
-                let has = versions.and_then(|it| it.formal).map(|head| head.digest);
+            let unaware = (0..KEYS).find(|number| {
+                let has = seen(&*running.state, *number, session.beta).map(|it| it.head.digest);
                 session.known.get(number).and_then(|it| it.digest) != has
             });
             let (node, now) = (session.node, self.now_ms);
