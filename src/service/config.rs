@@ -3,19 +3,22 @@ use std::sync::Arc;
 
 use super::{ServiceError, Services};
 use crate::{
-    state_machine::{ClientLabels, ReadError, visible},
+    state_machine::{ClientLabels, Versions, Visible, visible},
     types::{
         Command, ConfigKey, ConfigRecord, Consistency, Head, NamespaceId, Publication, Reply, RequestId, Revision,
         Variant, limits,
     },
 };
 
-/// What was read, and the revision that the node had applied by then.
+/// A read looks so often, if something changes between its looks at the versions and at the record each time.
+const LOOKS_MAX: usize = 100;
+
+/// What was read, and the revision of the state that it was read from.
 #[derive(Debug, Clone)]
 pub struct Read<T> {
     /// What was read.
     pub value: T,
-    /// At least as new as this.
+    /// What this node had applied when it looked.
     pub revision: Revision,
 }
 
@@ -102,25 +105,30 @@ impl Services {
     ) -> Result<Read<Option<Found>>, ServiceError> {
         self.read_barrier(consistency).await?;
         self.metrics.reads.inc();
-        // First: what is read after it is not older than it.
-        let revision = self.state.revision();
-        let value = self.seen_by(key, client)?;
-        self.found_or_loaded(value.is_some())?;
-        Ok(Read { value, revision })
+        let read = self.read(key, |versions| visible(versions, client))?;
+        Ok(Read { value: read.value.map(|(variant, record)| Found { variant, record }), revision: read.revision })
     }
 
-    fn seen_by(&self, key: &ConfigKey, client: &ClientLabels) -> Result<Option<Found>, ReadError> {
-        while let Some(seen) = self.state.versions(key).and_then(|versions| visible(&versions, client)) {
-            let variant = seen.variant;
-            match self.state.record(key, &variant)? {
-                Some(record) if variant != Variant::Beta || record.beta_ips.contains(&client.ip) => {
-                    return Ok(Some(Found { variant, record }));
-                }
-                // Between the two looks it was taken away or given to others: this client sees another one.
-                Some(_) | None => {}
+    /// The record of the version that `choose` names, of one state: a change between the look at the versions and that at the
+    /// record may have made another one the right one, or made the record newer than the revision that is told.
+    fn read(
+        &self,
+        key: &ConfigKey,
+        choose: impl Fn(&Versions) -> Option<Visible>,
+    ) -> Result<Read<Option<(Variant, Arc<ConfigRecord>)>>, ServiceError> {
+        for _ in 0..LOOKS_MAX {
+            let (revision, versions) = self.state.look(key);
+            let Some(Visible { variant, head }) = versions.and_then(|versions| choose(&versions)) else {
+                self.found_or_loaded(false)?;
+                return Ok(Read { value: None, revision });
+            };
+            if let Some(record) = self.state.record(key, &variant)?
+                && record.modified == head.modified
+            {
+                return Ok(Read { value: Some((variant, record)), revision });
             }
         }
-        Ok(None)
+        Err(ServiceError::Unavailable(format!("{key} changes faster than it can be read; try again")))
     }
 
     /// A node that is still loading can say what there is, but not that there is none.
@@ -143,10 +151,10 @@ impl Services {
     ) -> Result<Read<Option<Arc<ConfigRecord>>>, ServiceError> {
         self.read_barrier(consistency).await?;
         self.metrics.reads.inc();
-        let revision = self.state.revision();
-        let value = self.state.record(key, variant)?;
-        self.found_or_loaded(value.is_some())?;
-        Ok(Read { value, revision })
+        let named =
+            |versions: &Versions| versions.head(variant).map(|head| Visible { variant: variant.clone(), head: *head });
+        let read = self.read(key, named)?;
+        Ok(Read { value: read.value.map(|(_, record)| record), revision: read.revision })
     }
 
     async fn read_barrier(&self, consistency: Consistency) -> Result<(), ServiceError> {

@@ -27,8 +27,14 @@ pub trait StateReader: Send + Sync {
     /// [`ReadError`] when the store is damaged or the disk fails; never for a missing record.
     fn record(&self, key: &ConfigKey, variant: &Variant) -> Result<Option<Arc<ConfigRecord>>, ReadError>;
 
+    /// The versions of a configuration, without their contents, and the revision that this is the state of; `None` when there
+    /// are none.
+    fn look(&self, key: &ConfigKey) -> (Revision, Option<Arc<Versions>>);
+
     /// The versions of a configuration, without their contents; `None` when there are none.
-    fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>>;
+    fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
+        self.look(key).1
+    }
 
     /// The namespace of that id, if somebody created it.
     fn namespace(&self, id: &NamespaceId) -> Option<Namespace>;

@@ -86,11 +86,12 @@ impl StateReader for Overlay<'_> {
         }
     }
 
-    fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
-        match self.versions.get(key) {
+    fn look(&self, key: &ConfigKey) -> (Revision, Option<Arc<Versions>>) {
+        let versions = match self.versions.get(key) {
             Some(staged) => Some(staged.clone()).filter(|it| !it.is_empty()),
             None => self.base.versions(key),
-        }
+        };
+        (self.revision(), versions)
     }
 
     fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {

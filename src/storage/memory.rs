@@ -106,8 +106,9 @@ impl StateReader for MemoryState {
         Ok(self.read().records.get(&(key.clone(), variant.clone())).cloned())
     }
 
-    fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
-        self.read().index.versions(key)
+    fn look(&self, key: &ConfigKey) -> (Revision, Option<Arc<Versions>>) {
+        let rows = self.read();
+        (rows.applied.revision(), rows.index.versions(key))
     }
 
     fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {

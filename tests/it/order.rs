@@ -41,14 +41,14 @@ fn entry_of(index: u64, command: Command) -> LogEntry {
 struct ChangedAfterTheFirstLook {
     state: Arc<MemoryState>,
     applier: Applier,
-    change: Mutex<Option<LogEntry>>,
+    change: Mutex<Option<Vec<LogEntry>>>,
 }
 
 impl StateReader for ChangedAfterTheFirstLook {
-    fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
-        let found = self.state.versions(key);
+    fn look(&self, key: &ConfigKey) -> (Revision, Option<Arc<Versions>>) {
+        let found = self.state.look(key);
         if let Some(change) = self.change.lock().unwrap().take() {
-            self.applier.apply(vec![change]).unwrap();
+            self.applier.apply(change).unwrap();
         }
         found
     }
@@ -87,7 +87,7 @@ impl StateReader for ChangedAfterTheFirstLook {
 }
 
 /// A state to which `before` was applied; `change` is, too, as soon as somebody has looked at a key's versions.
-async fn changed_after_the_first_look(before: Vec<LogEntry>, change: LogEntry) -> (Cluster, Services) {
+async fn changed_after_the_first_look(before: Vec<LogEntry>, change: Vec<LogEntry>) -> (Cluster, Services) {
     let (state, hub) = (Arc::new(MemoryState::new()), Arc::<Hub>::default());
     let applier = Applier::new(state.clone(), hub.clone(), Metrics::new());
     applier.apply(before).unwrap();
@@ -101,7 +101,7 @@ async fn changed_after_the_first_look(before: Vec<LogEntry>, change: LogEntry) -
 
 #[tokio::test]
 async fn a_change_between_looking_and_registering_is_not_missed() {
-    let (_node, services) = changed_after_the_first_look(vec![entry(1, "old")], entry(2, "new")).await;
+    let (_node, services) = changed_after_the_first_look(vec![entry(1, "old")], vec![entry(2, "new")]).await;
     let interests = [Interest { key: key("a"), seen: Seen::Digest(Digest::of(b"old")) }];
     let client = ClientLabels::default();
     assert_eq!(services.stale_now(&interests, &client).unwrap(), [] as [usize; 0], "the first look finds nothing new");
@@ -110,25 +110,48 @@ async fn a_change_between_looking_and_registering_is_not_missed() {
     assert_eq!(changed, [0], "the change that came after it");
 }
 
-/// What a client with this address reads while `change` happens between its two looks.
-async fn read_while(change: LogEntry) -> Option<String> {
-    let before = vec![entry(1, "formal"), beta_entry(2, "beta", "10.0.0.1")];
+/// What a client with this address reads while `change` happens between its two looks at what there was `before`.
+async fn read_while(before: Vec<LogEntry>, change: Vec<LogEntry>) -> Option<String> {
     let (_node, services) = changed_after_the_first_look(before, change).await;
     let client = ClientLabels { ip: "10.0.0.1".into(), ..ClientLabels::default() };
     let read = services.get(&key("a"), &client, Consistency::Local).await.unwrap();
+    let newest = read.value.as_ref().map_or(Revision(0), |found| found.record.modified);
+    assert!(read.revision >= newest, "{read:?} is newer than it says: a later read may be older");
     read.value.map(|found| found.record.content.text().to_owned())
+}
+
+fn with_beta() -> Vec<LogEntry> {
+    vec![entry(1, "formal"), beta_entry(2, "beta", "10.0.0.1")]
 }
 
 #[tokio::test]
 async fn a_beta_that_ends_while_it_is_read_is_not_a_configuration_that_is_gone() {
     let ends = Command::RemoveConfig { key: key("a"), variant: Variant::Beta };
-    assert_eq!(read_while(entry_of(3, ends)).await.as_deref(), Some("formal"));
+    assert_eq!(read_while(with_beta(), vec![entry_of(3, ends)]).await.as_deref(), Some("formal"));
 }
 
 #[tokio::test]
 async fn a_beta_that_goes_to_others_while_it_is_read_is_read_by_those_alone() {
-    assert_eq!(read_while(beta_entry(3, "for others", "10.0.0.2")).await.as_deref(), Some("formal"));
-    assert_eq!(read_while(beta_entry(3, "newer", "10.0.0.1")).await.as_deref(), Some("newer"));
+    let read = read_while(with_beta(), vec![beta_entry(3, "for others", "10.0.0.2")]).await;
+    assert_eq!(read.as_deref(), Some("formal"));
+    let read = read_while(with_beta(), vec![beta_entry(3, "newer", "10.0.0.1")]).await;
+    assert_eq!(read.as_deref(), Some("newer"));
+}
+
+#[tokio::test]
+async fn what_a_beta_hides_is_not_read_though_it_comes_while_it_is_read() {
+    // Together, as entries are applied: nobody of that address ever sees the second formal version.
+    let change = vec![beta_entry(2, "beta", "10.0.0.1"), entry(3, "hidden")];
+    assert_eq!(read_while(vec![entry(1, "formal")], change).await.as_deref(), Some("beta"));
+}
+
+#[tokio::test]
+async fn a_read_is_of_the_revision_that_it_says() {
+    let change = || vec![entry(2, "new")];
+    assert_eq!(read_while(vec![entry(1, "old")], change()).await.as_deref(), Some("new"));
+    let (_node, services) = changed_after_the_first_look(vec![entry(1, "old")], change()).await;
+    let read = services.get_variant(&key("a"), &Variant::Formal, Consistency::Local).await.unwrap();
+    assert_eq!((read.revision, read.value.unwrap().modified), (Revision(2), Revision(2)));
 }
 
 /// Looks at the state at the very moment at which it is woken.

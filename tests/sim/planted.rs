@@ -109,12 +109,10 @@ impl StateReader for Wrapped {
         self.state.record(key, variant)
     }
 
-    fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
-        let versions = self.state.versions(key)?;
-        if self.forgets_beta {
-            return Some(Arc::new(Versions { beta: None, ..(*versions).clone() }));
-        }
-        Some(versions)
+    fn look(&self, key: &ConfigKey) -> (Revision, Option<Arc<Versions>>) {
+        let (revision, versions) = self.state.look(key);
+        let without_beta = |it: Arc<Versions>| Arc::new(Versions { beta: None, ..(*it).clone() });
+        (revision, if self.forgets_beta { versions.map(without_beta) } else { versions })
     }
 
     fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {

@@ -259,8 +259,9 @@ impl StateReader for SledState {
         self.load(key, variant).map_err(|err| ReadError(err.into()))
     }
 
-    fn versions(&self, key: &ConfigKey) -> Option<Arc<Versions>> {
-        self.shared.read().index.versions(key)
+    fn look(&self, key: &ConfigKey) -> (Revision, Option<Arc<Versions>>) {
+        let live = self.shared.read();
+        (live.applied.revision(), live.index.versions(key))
     }
 
     fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {
