@@ -109,7 +109,7 @@ async fn clients_are_sent_away_before_the_server_stops() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn service_registration_is_refused_in_its_own_type_and_listening_has_a_bound() {
     let (_dir, server, address) = server().await;
-    let client = Client::introduced(&address).await.unwrap();
+    let mut client = Client::introduced(&address).await.unwrap();
     for (request, response) in [
         ("InstanceRequest", "InstanceResponse"),
         ("PersistentInstanceRequest", "InstanceResponse"),
@@ -131,6 +131,15 @@ async fn service_registration_is_refused_in_its_own_type_and_listening_has_a_bou
         assert_eq!(kind, "ConfigChangeBatchListenResponse");
         assert_eq!(answer["success"], batch < 3, "{answer}");
     }
+    // Refused as a whole, and what was listened to before still is.
+    let contexts = json!([{ "dataId": "k0-0", "group": "G" }, { "dataId": "new", "group": "G" }]);
+    let asked = json!({ "listen": true, "configListenContexts": contexts });
+    let (_, answer) = client.try_ask("ConfigBatchListenRequest", &asked).await.unwrap();
+    assert_eq!(answer["success"], false, "{answer}");
+    client.publish("new", "1").await;
+    client.publish("k0-0", "1").await;
+    let (_, message) = timeout(PATIENCE, client.next()).await.expect("it is told").unwrap();
+    assert_eq!(message["dataId"], "k0-0");
     server.stop().await;
 }
 
@@ -527,6 +536,34 @@ async fn who_does_not_look_at_what_a_listen_request_was_answered_is_pushed_to() 
     client.acknowledge(&message).await;
     client.try_ask("ConfigQueryRequest", &json!({ "dataId": "a", "group": "G" })).await.unwrap();
     assert_eq!(told_until_silence(&mut client, Duration::from_secs(5)).await, 0);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asked_and_was_refused_has_not_looked() {
+    let (_dir, server, address) = server().await;
+    let mut client = Client::introduced(&address).await.unwrap();
+    assert!(!client.listen("a", "").await.unwrap());
+    client.publish("a", "one").await;
+    let (_, message) = timeout(PATIENCE, client.next()).await.expect("the change is told").unwrap();
+    client.acknowledge(&message).await;
+    let asked = json!({ "dataId": "a", "group": "G", "tag": "x".repeat(17) });
+    let (_, answer) = client.try_ask("ConfigQueryRequest", &asked).await.unwrap();
+    assert_eq!(answer["success"], false, "{answer}");
+    let (_, again) = timeout(PATIENCE, client.next()).await.expect("it is reminded").unwrap();
+    assert_eq!(again["dataId"], "a");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_is_longer_than_any_is_none() {
+    let (_dir, server, address) = server().await;
+    let client = client_at(&address, &"1".repeat(100_000)).await;
+    let beta = json!({ "dataId": "a", "group": "G", "content": "b", "additionMap": { "betaIps": "127.0.0.1" } });
+    let (_, answer) = client.try_ask("ConfigPublishRequest", &beta).await.unwrap();
+    assert_eq!(answer["success"], true, "{answer}");
+    let (_, found) = client.try_ask("ConfigQueryRequest", &json!({ "dataId": "a", "group": "G" })).await.unwrap();
+    assert_eq!((&found["content"], &found["beta"]), (&json!("b"), &json!(true)), "{found}");
     server.stop().await;
 }
 

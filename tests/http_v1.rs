@@ -430,3 +430,67 @@ async fn stopping_answers_the_polls_that_wait() {
     assert!(stopping.elapsed() < Duration::from_secs(2), "stopped after {:?}", stopping.elapsed());
     assert_eq!(poll.await.unwrap(), (200, String::new(), Some("close".to_owned()), true));
 }
+
+/// The ids of what a search for this pattern finds, by data id.
+fn ids(http: &mut Http, pattern: &str) -> Vec<(String, String)> {
+    let target = format!("/nacos/v1/cs/configs?search=blur&dataId={pattern}&group=&pageNo=1&pageSize=100");
+    let (status, body) = http.get(&target).unwrap();
+    assert_eq!(status, 200);
+    let page: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let text = |item: &serde_json::Value, name: &str| item[name].as_str().unwrap().to_owned();
+    page["pageItems"].as_array().unwrap().iter().map(|it| (text(it, "dataId"), text(it, "id"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_published_anew_is_not_removed_by_the_id_that_it_had() {
+    with_server(|port| {
+        let mut http = Http::connect(port).unwrap();
+        ["a", "b", "c"].iter().for_each(|name| drop(http.publish(name, "1").unwrap()));
+        let found = ids(&mut http, "*");
+        let all: Vec<&str> = found.iter().map(|(_, id)| id.as_str()).collect();
+        let delete = |http: &mut Http, target: &str| {
+            let request = format!("DELETE /nacos/v1/cs/configs?{target} HTTP/1.1\r\nHost: x\r\n\r\n");
+            http.request(request.as_bytes()).unwrap()
+        };
+        delete(&mut http, "dataId=b&group=G");
+        http.publish("b", "2").unwrap();
+        let answer = delete(&mut http, &format!("delType=ids&ids={}", all.join(",")));
+        assert_eq!((answer.status, answer.text().contains("\"data\":true")), (200, true), "{}", answer.text());
+        let left: Vec<String> = ids(&mut http, "*").into_iter().map(|(name, _)| name).collect();
+        assert_eq!(left, ["b"]);
+        let many = (0..10_001).map(|it| it.to_string()).collect::<Vec<_>>().join(",");
+        assert_eq!(delete(&mut http, &format!("delType=ids&ids={many}")).status, 400);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_long_is_refused_by_name() {
+    with_server(|port| {
+        let mut http = Http::connect(port).unwrap();
+        let publish = |field: &str, chars: usize| format!("dataId=a&group=G&content=x&{field}={}", "k".repeat(chars));
+        for (path, body, expected) in [
+            ("cs/configs", publish("encryptedDataKey", 4_097), "encryptedDataKey"),
+            ("cs/configs", publish("src_user", 129), "src_user"),
+            (
+                "console/namespaces",
+                format!("customNamespaceId=n&namespaceName=n&namespaceDesc={}", "d".repeat(257)),
+                "namespaceDesc",
+            ),
+        ] {
+            let (status, said) = http.post(&format!("/nacos/v1/{path}"), "", &body).unwrap();
+            let said = String::from_utf8(said).unwrap();
+            assert!(status == 400 && said.contains(expected), "{status} {said}");
+        }
+        let pattern = "*".repeat(259);
+        let search = format!("/nacos/v1/cs/configs?search=blur&dataId={pattern}&group=&pageNo=1&pageSize=1");
+        let (status, said) = http.get(&search).unwrap();
+        assert_eq!((status, String::from_utf8(said).unwrap().contains("dataId")), (400, true));
+        // An address is none when it is longer than any: the client's own counts.
+        let headers = format!("X-Forwarded-For: {}\r\n", "1".repeat(65));
+        assert_eq!(http.post("/nacos/v1/cs/configs", &headers, &publish("appName", 128)).unwrap().0, 200);
+        let (_, catalog) = http.get("/nacos/v1/cs/configs/catalog?dataId=a&group=G").unwrap();
+        assert!(String::from_utf8(catalog).unwrap().contains("\"createIp\":\"127.0.0.1\""));
+    })
+    .await;
+}

@@ -135,7 +135,9 @@ fn command(action: &Action) -> Command {
                 author: Author::default(),
             }))
         }
-        Action::Remove { key: at, label } => Command::RemoveConfig { key: key(*at), variant: variant(label) },
+        Action::Remove { key: at, label } => {
+            Command::RemoveConfig { key: key(*at), variant: variant(label), created: None }
+        }
         Action::Create(id) => Command::CreateNamespace(namespace(id)),
         Action::Update(id) => Command::UpdateNamespace(namespace(id)),
         Action::Delete(id) => Command::DeleteNamespace(namespace(id).id),

@@ -1,5 +1,5 @@
 //! How Nacos spells names, and what it says about illegal ones.
-use crate::types::{ConfigKey, InvalidName, NameField, NameProblem, NamespaceId};
+use crate::types::{ConfigKey, InvalidName, NameField, NameProblem, NamespaceId, limits};
 
 /// The default namespace is written as an absent, an empty or a `public` tenant. `null` and `PUBLIC` are other ones.
 pub(crate) fn namespace(tenant: &str) -> Result<NamespaceId, InvalidName> {
@@ -22,6 +22,11 @@ pub(crate) fn check(data_id: Option<&str>, group: Option<&str>, tenant: &str) ->
         name.filter(|it| !it.trim().is_empty()).unwrap_or("x")
     }
     ConfigKey::check(spelled_out(tenant), stand_in(group), stand_in(data_id))
+}
+
+/// The address that a client or a proxy gives, unless it is none: what it is compared with and stored as is short.
+pub(crate) fn address(text: &str) -> Option<&str> {
+    Some(text.trim()).filter(|it| !it.is_empty() && it.len() <= limits::ADDRESS_BYTES_MAX)
 }
 
 /// Why Nacos refuses a name, in its words.

@@ -33,6 +33,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A message holds at most one entry of the largest content, or a group of small ones.
 pub(super) const MESSAGE_BYTES_MAX: usize = limits::CONTENT_BYTES_MAX_EVER + (8 << 20);
+// The last one of a group may be the largest there is.
+const _: () = assert!(
+    limits::GROUP_BYTES_MAX_TOTAL + limits::CONTENT_BYTES_MAX_EVER + limits::BESIDE_CONTENT_BYTES_MAX
+        < MESSAGE_BYTES_MAX
+);
 /// What a link between members must carry in a second, in bytes.
 pub(super) const LINK_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// HTTP/2 window of a connection between members. A sign of life waits behind what is under way, and must be in time on the

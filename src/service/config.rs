@@ -1,12 +1,12 @@
 //! Publish, remove, read and search configurations.
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{ServiceError, Services};
 use crate::{
-    state_machine::{ClientLabels, Versions, Visible, visible},
+    state_machine::{ClientLabels, StateReader, Versions, Visible, visible},
     types::{
-        Command, ConfigKey, ConfigRecord, Consistency, Head, NamespaceId, Publication, Reply, RequestId, Revision,
-        Variant, limits,
+        Command, ConfigKey, ConfigRecord, Consistency, NamespaceId, Publication, Reply, RequestId, Revision, Variant,
+        limits,
     },
 };
 
@@ -66,6 +66,8 @@ pub struct Page<T> {
     pub total: usize,
     /// What is on this page.
     pub items: Vec<T>,
+    /// There is not all that should be on this page: it would be too large.
+    pub is_cut: bool,
 }
 
 /// A configuration in a listing.
@@ -90,7 +92,7 @@ impl Services {
         variant: Variant,
         id: Option<RequestId>,
     ) -> Result<Written, ServiceError> {
-        written(self.propose(Command::RemoveConfig { key, variant }, id).await?)
+        written(self.propose(Command::RemoveConfig { key, variant, created: None }, id).await?)
     }
 
     /// The version of a configuration that this client sees.
@@ -117,9 +119,11 @@ impl Services {
         choose: impl Fn(&Versions) -> Option<Visible>,
     ) -> Result<Read<Option<(Variant, Arc<ConfigRecord>)>>, ServiceError> {
         for _ in 0..LOOKS_MAX {
+            // First: what a node that has loaded everything does not have is not there.
+            let loaded = self.loaded();
             let (revision, versions) = self.state.look(key);
             let Some(Visible { variant, head }) = versions.and_then(|versions| choose(&versions)) else {
-                self.found_or_loaded(false)?;
+                loaded?;
                 return Ok(Read { value: None, revision });
             };
             if let Some(record) = self.state.record(key, &variant)?
@@ -132,8 +136,8 @@ impl Services {
     }
 
     /// A node that is still loading can say what there is, but not that there is none.
-    pub(super) fn found_or_loaded(&self, found: bool) -> Result<(), ServiceError> {
-        if found || self.replicator.caught_up() {
+    pub(super) fn loaded(&self) -> Result<(), ServiceError> {
+        if self.replicator.caught_up() {
             return Ok(());
         }
         Err(ServiceError::Unavailable("this node is still loading what the others have; ask another one".into()))
@@ -157,7 +161,7 @@ impl Services {
         Ok(Read { value: read.value.map(|(_, record)| record), revision: read.revision })
     }
 
-    async fn read_barrier(&self, consistency: Consistency) -> Result<(), ServiceError> {
+    pub(super) async fn read_barrier(&self, consistency: Consistency) -> Result<(), ServiceError> {
         // A node that comes back may have forgotten what only others had on their disks, though it has answered it before.
         if consistency != Consistency::Linearizable && !self.replicator.caught_up() {
             self.catch_up(limits::CATCH_UP_MAX).await;
@@ -172,40 +176,52 @@ impl Services {
         Ok(())
     }
 
-    /// Formal versions that match, oldest first; `skip` of them are left out, at most `take` returned.
+    /// Formal versions that match, oldest first; `skip` of them are left out, at most `take` returned, and of these no more
+    /// than have [`limits::PAGE_BYTES_MAX`] bytes of contents.
     ///
     /// # Errors
-    /// [`ServiceError::Internal`] when the state cannot be read.
-    pub async fn search(&self, filter: Filter, skip: usize, take: usize) -> Result<Page<Listed>, ServiceError> {
+    /// As [`Services::get`].
+    pub async fn search(
+        &self,
+        filter: Filter,
+        skip: usize,
+        take: usize,
+        consistency: Consistency,
+    ) -> Result<Read<Page<Listed>>, ServiceError> {
+        self.read_barrier(consistency).await?;
+        self.loaded()?;
+        // First: what is listed after it is not older than it.
+        let revision = self.state.revision();
         let state = self.state.clone();
-        let search = move || -> Result<Page<Listed>, ServiceError> {
-            let mut heads = state.list(&|key| filter.wants(key));
-            heads.sort_by_key(|(_, head)| head.created);
-            let load = |(key, _): &(ConfigKey, Head)| -> Result<Option<Listed>, ServiceError> {
-                Ok(state.record(key, &Variant::Formal)?.map(|record| (key.clone(), record)))
-            };
-            if filter.needs_records() {
-                let mut matching = Vec::new();
-                for head in &heads {
-                    matching.extend(load(head)?.filter(|(_, record)| filter.wants_record(record)));
-                }
-                let total = matching.len();
-                return Ok(Page { total, items: matching.into_iter().skip(skip).take(take).collect() });
-            }
-            let mut items = Vec::new();
-            for head in heads.iter().skip(skip).take(take) {
-                items.extend(load(head)?);
-            }
-            Ok(Page { total: heads.len(), items })
-        };
         // A listing may read the disk.
-        tokio::task::spawn_blocking(search).await.map_err(|err| ServiceError::Internal(err.to_string()))?
+        let listing = tokio::task::spawn_blocking(move || filter.page(&*state, skip, take));
+        let value = listing.await.map_err(|err| ServiceError::Internal(err.to_string()))??;
+        Ok(Read { value, revision })
     }
 
-    /// The keys of formal versions with these ids (the revisions that created them); unknown ids are left out.
-    pub fn keys_of(&self, ids: &[u64]) -> Vec<ConfigKey> {
-        let all = self.state.list(&|_| true);
-        all.into_iter().filter(|(_, head)| ids.contains(&head.created.0)).map(|(key, _)| key).collect()
+    /// Takes away the formal versions that these revisions created, which are their ids; what is gone already is left out.
+    /// Gives the revision of the last removal, if there was any.
+    ///
+    /// # Errors
+    /// As [`Services::remove`]; `OutcomeUnknown`, too, when some were removed and others not.
+    pub async fn remove_created(&self, ids: &BTreeSet<Revision>) -> Result<Option<Revision>, ServiceError> {
+        // What was published through another node has its id there.
+        self.read_barrier(Consistency::Linearizable).await?;
+        self.loaded()?;
+        let mut last = None;
+        for (key, head) in self.state.list(&|_| true).into_iter().filter(|(_, head)| ids.contains(&head.created)) {
+            let command = Command::RemoveConfig { key, variant: Variant::Formal, created: Some(head.created) };
+            // Each is a change of its own, which one id cannot name; removing again what is gone changes nothing.
+            match self.propose(command, None).await.and_then(written) {
+                Ok(Written { changed: false, .. }) => {}
+                Ok(Written { revision, .. }) => last = Some(revision),
+                Err(err @ ServiceError::Unavailable(_)) if last.is_some() => {
+                    return Err(ServiceError::OutcomeUnknown(format!("some were removed, the others not: {err}")));
+                }
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(last)
     }
 }
 
@@ -218,13 +234,41 @@ pub(super) fn written(reply: Reply) -> Result<Written, ServiceError> {
 }
 
 impl Filter {
+    fn page(&self, state: &dyn StateReader, skip: usize, take: usize) -> Result<Page<Listed>, ServiceError> {
+        // Patterns are not looked at while the state is locked for the listing.
+        let in_namespace = |key: &ConfigKey| self.namespace.as_ref().is_none_or(|it| it.as_str() == key.namespace());
+        let mut heads = state.list(&in_namespace);
+        heads.retain(|(key, _)| self.wants(key));
+        heads.sort_by_key(|(_, head)| head.created);
+        let mut page = Page { total: 0, items: Vec::new(), is_cut: false };
+        let mut bytes = 0;
+        for (key, _) in heads {
+            let on_page = page.total >= skip && page.total - skip < take;
+            if !on_page && !self.needs_records() {
+                page.total += 1;
+                continue;
+            }
+            let Some(record) = state.record(&key, &Variant::Formal)? else { continue };
+            if !self.wants_record(&record) {
+                continue;
+            }
+            page.total += 1;
+            if on_page {
+                bytes += record.content.len();
+                page.is_cut |= bytes > limits::PAGE_BYTES_MAX;
+                if !page.is_cut {
+                    page.items.push((key, record));
+                }
+            }
+        }
+        Ok(page)
+    }
+
     fn wants(&self, key: &ConfigKey) -> bool {
         let text = |pattern: &str, text: &str| {
             pattern.is_empty() || if self.blur { like(pattern, text) } else { pattern == text }
         };
-        self.namespace.as_ref().is_none_or(|it| it.as_str() == key.namespace())
-            && text(&self.group, key.group())
-            && text(&self.data_id, key.data_id())
+        text(&self.group, key.group()) && text(&self.data_id, key.data_id())
     }
 
     fn needs_records(&self) -> bool {

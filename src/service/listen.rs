@@ -38,7 +38,7 @@ impl Services {
     /// # Errors
     /// [`ServiceError::Unavailable`] while the node cannot tell a key that is missing from one that it has not loaded yet.
     pub fn stale_now(&self, interests: &[Interest], client: &ClientLabels) -> Result<Vec<usize>, ServiceError> {
-        self.found_or_loaded(false)?;
+        self.loaded()?;
         Ok(self.stale(interests, client))
     }
 

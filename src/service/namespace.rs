@@ -1,12 +1,22 @@
 //! Namespaces.
 use std::collections::BTreeMap;
 
-use super::{ServiceError, Services, Written, config};
-use crate::types::{Command, Namespace, NamespaceId, Reply, RequestId};
+use super::{Read, ServiceError, Services, Written, config};
+use crate::types::{Command, Consistency, Namespace, NamespaceId, Reply, RequestId};
 
 impl Services {
     /// All namespaces that somebody created, and how many configurations there are in every namespace, created or not.
-    pub fn namespaces(&self) -> (Vec<Namespace>, BTreeMap<String, usize>) {
+    ///
+    /// # Errors
+    /// As [`Services::get`].
+    pub async fn namespaces(
+        &self,
+        consistency: Consistency,
+    ) -> Result<Read<(Vec<Namespace>, BTreeMap<String, usize>)>, ServiceError> {
+        self.read_barrier(consistency).await?;
+        self.loaded()?;
+        // First: what is listed after it is not older than it.
+        let revision = self.state.revision();
         let mut counts = BTreeMap::new();
         for (key, _) in self.state.list(&|_| true) {
             match counts.get_mut(key.namespace()) {
@@ -14,12 +24,7 @@ impl Services {
                 None => drop(counts.insert(key.namespace().to_owned(), 1)),
             }
         }
-        (self.state.namespaces(), counts)
-    }
-
-    /// One namespace that somebody created.
-    pub fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {
-        self.state.namespace(id)
+        Ok(Read { value: (self.state.namespaces(), counts), revision })
     }
 
     /// Creates a namespace.

@@ -41,8 +41,15 @@ pub(super) fn publish(
     Ok(Effects { writes, event, reply: Reply::Applied(at) })
 }
 
-pub(super) fn remove(state: &dyn StateReader, at: Revision, key: &ConfigKey, variant: &Variant) -> Effects {
-    let Some(head) = state.versions(key).and_then(|it| it.head(variant).copied()) else {
+pub(super) fn remove(
+    state: &dyn StateReader,
+    at: Revision,
+    key: &ConfigKey,
+    variant: &Variant,
+    created: Option<Revision>,
+) -> Effects {
+    let head = state.versions(key).and_then(|it| it.head(variant).copied());
+    let Some(head) = head.filter(|head| created.is_none_or(|created| head.created == created)) else {
         return Effects::reply_only(Reply::Unchanged(at));
     };
     let answered = if planted::is(Bug::RemovalForgetsItsRevision) { head.modified } else { at };

@@ -104,7 +104,7 @@ pub fn apply(state: &dyn StateReader, at: Revision, proposal: &Proposal) -> Resu
 fn decide(state: &dyn StateReader, at: Revision, proposal: &Proposal) -> Result<Effects, ReadError> {
     match &proposal.command {
         Command::PublishConfig(publication) => config::publish(state, at, proposal.proposed_at, publication),
-        Command::RemoveConfig { key, variant } => Ok(config::remove(state, at, key, variant)),
+        Command::RemoveConfig { key, variant, created } => Ok(config::remove(state, at, key, variant, *created)),
         Command::CreateNamespace(namespace) => Ok(namespace::create(state, at, namespace)),
         Command::UpdateNamespace(namespace) => Ok(namespace::update(state, at, namespace)),
         Command::DeleteNamespace(id) => Ok(namespace::delete(state, at, id)),

@@ -48,9 +48,10 @@ fn invalid(err: impl fmt::Display) -> DecodeError {
 pub fn encode_proposal(proposal: &Proposal) -> Bytes {
     let command = match &proposal.command {
         Command::PublishConfig(it) => wire::proposal::Command::PublishConfig(publication_to_wire(it)),
-        Command::RemoveConfig { key, variant } => wire::proposal::Command::RemoveConfig(wire::Removal {
+        Command::RemoveConfig { key, variant, created } => wire::proposal::Command::RemoveConfig(wire::Removal {
             key: key.as_str().into(),
             variant: Some(variant_to_wire(variant)),
+            created: created.map(|it| it.0),
         }),
         Command::CreateNamespace(it) => wire::proposal::Command::CreateNamespace(namespace_to_wire(it)),
         Command::UpdateNamespace(it) => wire::proposal::Command::UpdateNamespace(namespace_to_wire(it)),
@@ -69,6 +70,7 @@ pub fn decode_proposal(bytes: Bytes) -> Result<Proposal, DecodeError> {
         wire::proposal::Command::RemoveConfig(it) => Command::RemoveConfig {
             key: ConfigKey::parse(&it.key).map_err(invalid)?,
             variant: variant_from_wire(it.variant)?,
+            created: it.created.map(Revision),
         },
         wire::proposal::Command::CreateNamespace(it) => Command::CreateNamespace(namespace_from_wire(it)?),
         wire::proposal::Command::UpdateNamespace(it) => Command::UpdateNamespace(namespace_from_wire(it)?),

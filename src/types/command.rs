@@ -14,6 +14,8 @@ pub enum Command {
         key: ConfigKey,
         /// Which of its versions.
         variant: Variant,
+        /// Only the one that this revision created: not one that was published anew after it was removed.
+        created: Option<Revision>,
     },
     /// Creates a namespace, unless one of that id exists.
     CreateNamespace(Namespace),

@@ -13,6 +13,11 @@ pub const TAG_BYTES_MAX: usize = 16;
 pub const CONTENT_BYTES_MAX_DEFAULT: usize = 10 * 1024 * 1024;
 /// No setting may raise the content limit above this: one entry must fit a log segment with room to spare.
 pub const CONTENT_BYTES_MAX_EVER: usize = 32 * 1024 * 1024;
+/// What is stored with a content, and what a proposal is wrapped in: together no more than this, so that a message between
+/// members has room for every entry.
+pub const BESIDE_CONTENT_BYTES_MAX: usize = 1 << 20;
+/// An address in text: the longest there are, IPv6 with a zone, have less.
+pub const ADDRESS_BYTES_MAX: usize = 64;
 /// Nacos: `nacos.config.gray.version.max.count`.
 pub const GRAY_VERSIONS_MAX: usize = 10;
 /// Nacos: more keys in one listener request are refused.
@@ -27,6 +32,10 @@ pub const LONG_POLL_WAIT_MIN: Duration = Duration::from_secs(10);
 pub const LONG_POLL_WAIT_MAX: Duration = Duration::from_secs(120);
 /// Nacos: the answer leaves this much before the client gives up.
 pub const LONG_POLL_MARGIN: Duration = Duration::from_millis(500);
+/// Contents on one page of a listing, in bytes: an answer is built in memory.
+pub const PAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Ids that one request may remove.
+pub const REMOVED_IDS_MAX: usize = 10_000;
 /// How long a write may take before the caller is told that its outcome is unknown.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node that has just started waits this long for what was acknowledged elsewhere, before it answers with what it has.

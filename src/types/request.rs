@@ -142,10 +142,13 @@ fn fingerprint(command: &Command) -> Digest {
             fields.text("publish");
             fields.publication(publication);
         }
-        Command::RemoveConfig { key, variant } => {
+        Command::RemoveConfig { key, variant, created } => {
             fields.text("remove");
             fields.text(key.as_str());
             fields.variant(variant);
+            if let Some(created) = created {
+                fields.text(&created.0.to_string());
+            }
         }
         Command::CreateNamespace(namespace) => {
             fields.text("create namespace");
@@ -216,8 +219,13 @@ mod tests {
             with(&|it| it.beta_ips = vec!["1".into(), String::new()]),
             with(&|it| it.precondition = Precondition::Absent),
             with(&|it| it.precondition = Precondition::DigestIsOrAbsent(Digest::of(b"1"))),
-            fingerprint(&Command::RemoveConfig { key: key.clone(), variant: Variant::Formal }),
-            fingerprint(&Command::RemoveConfig { key, variant: Variant::Beta }),
+            fingerprint(&Command::RemoveConfig { key: key.clone(), variant: Variant::Formal, created: None }),
+            fingerprint(&Command::RemoveConfig {
+                key: key.clone(),
+                variant: Variant::Formal,
+                created: Some(Revision(1)),
+            }),
+            fingerprint(&Command::RemoveConfig { key, variant: Variant::Beta, created: None }),
             fingerprint(&Command::CreateNamespace(namespace("a"))),
             fingerprint(&Command::CreateNamespace(namespace("b"))),
             fingerprint(&Command::UpdateNamespace(namespace("a"))),

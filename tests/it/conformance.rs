@@ -55,7 +55,7 @@ async fn a_change_marks_the_watchers_of_every_node(cluster: &Cluster) {
     assert_eq!(changed, BTreeSet::from([key("watched")]));
     assert_eq!(last.text("watched"), Some("2".into()), "who wakes finds the new value");
 
-    let remove = Command::RemoveConfig { key: key("watched"), variant: Variant::Formal };
+    let remove = Command::RemoveConfig { key: key("watched"), variant: Variant::Formal, created: None };
     assert!(matches!(first.propose(remove.clone()).await.unwrap(), Reply::Applied(_)));
     assert_eq!(timeout(PATIENCE, watcher.changed()).await.unwrap(), BTreeSet::from([key("watched")]));
     assert_eq!(last.text("watched"), None);

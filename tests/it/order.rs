@@ -9,13 +9,13 @@ use std::{
 use coracle::{
     clock::ManualClock,
     metrics::Metrics,
-    replication::Applier,
-    service::{ClientLabels, Interest, Seen, Services},
+    replication::{Applier, BoxFuture, ProposeError, Replicator, Status},
+    service::{ClientLabels, Interest, Seen, ServiceError, Services},
     state_machine::{ReadError, StateReader, Versions},
     storage::{Applied, LogEntry, Payload, StateStore, codec, memory::MemoryState},
     types::{
         Command, ConfigKey, ConfigRecord, Consistency, Content, Digest, Head, LogId, Millis, Namespace, NamespaceId,
-        Proposal, Publication, RememberedRequest, RequestId, Revision, Variant,
+        Proposal, Publication, RememberedRequest, Reply, RequestId, Revision, Variant,
     },
     watch::{Hub, Watcher},
 };
@@ -126,7 +126,7 @@ fn with_beta() -> Vec<LogEntry> {
 
 #[tokio::test]
 async fn a_beta_that_ends_while_it_is_read_is_not_a_configuration_that_is_gone() {
-    let ends = Command::RemoveConfig { key: key("a"), variant: Variant::Beta };
+    let ends = Command::RemoveConfig { key: key("a"), variant: Variant::Beta, created: None };
     assert_eq!(read_while(with_beta(), vec![entry_of(3, ends)]).await.as_deref(), Some("formal"));
 }
 
@@ -152,6 +152,42 @@ async fn a_read_is_of_the_revision_that_it_says() {
     let (_node, services) = changed_after_the_first_look(vec![entry(1, "old")], change()).await;
     let read = services.get_variant(&key("a"), &Variant::Formal, Consistency::Local).await.unwrap();
     assert_eq!((read.revision, read.value.unwrap().modified), (Revision(2), Revision(2)));
+}
+
+/// Has loaded everything as soon as the state was looked at.
+struct LoadedAfterTheFirstLook(Arc<ChangedAfterTheFirstLook>);
+
+impl Replicator for LoadedAfterTheFirstLook {
+    fn propose(&self, _: Proposal) -> BoxFuture<'_, Result<Reply, ProposeError>> {
+        unimplemented!("nobody writes")
+    }
+
+    fn read_barrier(&self, _: Consistency) -> BoxFuture<'_, Result<Revision, ProposeError>> {
+        Box::pin(async { Err(ProposeError::Unavailable("no leader".into())) })
+    }
+
+    fn caught_up(&self) -> bool {
+        self.0.change.lock().unwrap().is_none()
+    }
+
+    fn status(&self) -> Status {
+        unimplemented!("nobody asks")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_node_loads_while_it_is_read_is_not_a_configuration_that_does_not_exist() {
+    let (state, hub) = (Arc::new(MemoryState::new()), Arc::<Hub>::default());
+    let applier = Applier::new(state.clone(), hub.clone(), Metrics::new());
+    let change = Mutex::new(Some(vec![entry(1, "loaded")]));
+    let reader = Arc::new(ChangedAfterTheFirstLook { state, applier, change });
+    let replicator = Arc::new(LoadedAfterTheFirstLook(reader.clone()));
+    let services = Services::new(Arc::<ManualClock>::default(), replicator, None, reader, hub, Metrics::new());
+    let (a, client) = (key("a"), ClientLabels::default());
+    let first = services.get(&a, &client, Consistency::Local).await;
+    assert!(matches!(first, Err(ServiceError::Unavailable(_))), "{first:?}");
+    let second = services.get(&a, &client, Consistency::Local).await.unwrap();
+    assert_eq!(second.value.unwrap().record.content.text(), "loaded");
 }
 
 /// Looks at the state at the very moment at which it is woken.

@@ -102,7 +102,11 @@ fn command(words: &[&str]) -> Command {
         ("namespace", "create") => Command::CreateNamespace(namespace()),
         ("namespace", "update") => Command::UpdateNamespace(namespace()),
         ("namespace", "delete") => Command::DeleteNamespace(NamespaceId::parse(words[2]).unwrap()),
-        ("remove", key) => Command::RemoveConfig { key: ConfigKey::parse(key).unwrap(), variant: variant(words) },
+        ("remove", key) => Command::RemoveConfig {
+            key: ConfigKey::parse(key).unwrap(),
+            variant: variant(words),
+            created: option(words, "created").map(|it| Revision(it.parse().unwrap())),
+        },
         ("publish", key) => Command::PublishConfig(Box::new(Publication {
             key: ConfigKey::parse(key).unwrap(),
             variant: variant(words),

@@ -216,7 +216,7 @@ impl Oracle {
                 self.model.entry(place).or_default().push((index, Some(text)));
                 Ok(Decision::Changed)
             }
-            Command::RemoveConfig { key, variant } => {
+            Command::RemoveConfig { key, variant, .. } => {
                 let place = Place::of(&key, &variant);
                 if self.current(place).is_none() {
                     return Ok(Decision::Unchanged);
@@ -278,7 +278,7 @@ impl Oracle {
             Wish::Put { .. } => operation.chosen_at == Some(index),
             Wish::Delete { place } => matches!(&entry.payload, Payload::Proposal(bytes)
                 if codec::decode_proposal(bytes.clone()).is_ok_and(|it| matches!(&it.command,
-                    Command::RemoveConfig { key, variant } if Place::of(key, variant) == *place))),
+                    Command::RemoveConfig { key, variant, .. } if Place::of(key, variant) == *place))),
         };
         if !same || *decision != expected {
             return Err(format!(

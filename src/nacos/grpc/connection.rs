@@ -44,7 +44,7 @@ pub(super) struct Moment(u64);
 struct Listened {
     blank: bool,
     named: bool,
-    /// When it last asked for the content, or was found to have it.
+    /// When it last was given the content, or found to have it.
     looked: Moment,
 }
 
@@ -232,16 +232,13 @@ impl Connection {
     /// Registers: whatever changes from now on is pushed. Comparing comes after it.
     pub(super) fn listen(&self, keys: &[(ConfigKey, Spelling)]) -> Result<(), TooManyKeys> {
         let mut listens = self.listens();
+        let new: BTreeSet<&ConfigKey> =
+            keys.iter().map(|(key, _)| key).filter(|it| !listens.contains_key(it)).collect();
+        if listens.len() + new.len() > limits::STREAM_KEYS_MAX {
+            return Err(TooManyKeys);
+        }
         for (key, spelling) in keys {
             listens.entry(key.clone()).or_default().set(*spelling, true);
-        }
-        if listens.len() > limits::STREAM_KEYS_MAX {
-            for (key, _) in keys {
-                listens.remove(key);
-            }
-            let gone = keys.iter().map(|(key, _)| key.clone()).collect();
-            self.watcher.remove(&gone);
-            return Err(TooManyKeys);
         }
         self.watcher.add(keys.iter().map(|(key, _)| key.clone()));
         Ok(())
@@ -268,18 +265,17 @@ impl Connection {
         self.listens().get(key).copied().unwrap_or_default().spellings()
     }
 
-    /// It asks for the content of these keys, or has it.
-    pub(super) fn look<'a>(&self, keys: impl IntoIterator<Item = &'a ConfigKey>) {
-        let looked = self.moment();
+    /// It was given the content of these keys, as it was at that moment or later, or has it.
+    pub(super) fn look<'a>(&self, looked: Moment, keys: impl IntoIterator<Item = &'a ConfigKey>) {
         let mut listens = self.listens();
         for key in keys {
             if let Some(listened) = listens.get_mut(key) {
-                listened.looked = looked;
+                listened.looked = looked.max(listened.looked);
             }
         }
     }
 
-    /// Whether it asked for the content of a key after that, or was found to have it; or does not listen to it any more.
+    /// Whether it was given the content of a key after that, or was found to have it; or does not listen to it any more.
     pub(super) fn has_looked_since(&self, key: &ConfigKey, then: Moment) -> bool {
         self.listens().get(key).is_none_or(|it| it.looked > then)
     }

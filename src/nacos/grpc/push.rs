@@ -24,12 +24,15 @@ use super::{
     transport::Transport,
 };
 use crate::{
-    nacos::wire::{
-        messages::{
-            Acknowledgement, ConfigChangeNotifyRequest, ConfigFuzzyWatchChangeNotifyRequest, ConnectionSetupRequest,
-            InternalRequest, SetupAckRequest, group_key,
+    nacos::{
+        names,
+        wire::{
+            messages::{
+                Acknowledgement, ConfigChangeNotifyRequest, ConfigFuzzyWatchChangeNotifyRequest,
+                ConnectionSetupRequest, InternalRequest, SetupAckRequest, group_key,
+            },
+            payload::Payload,
         },
-        payload::Payload,
     },
     service::ClientLabels,
     types::{ConfigKey, Tag},
@@ -172,8 +175,8 @@ impl Pushes {
         let mut tags =
             ["app_Vipserver-Tag", "Vipserver-Tag"].into_iter().filter_map(|name| labels.remove(name).flatten());
         let tag = tags.find_map(|it| Tag::parse(&it).ok());
-        let declared = payload.metadata.as_ref().map_or("", |it| &it.client_ip).trim();
-        let ip = if declared.is_empty() { self.transport.peer.ip().to_string() } else { declared.to_owned() };
+        let declared = payload.metadata.as_ref().and_then(|it| names::address(&it.client_ip));
+        let ip = declared.map_or_else(|| self.transport.peer.ip().to_string(), str::to_owned);
         let client = ClientLabels { ip, asked_tag: None, carried_tag: tag };
         let connection = Arc::new(Connection::new(client, self.api.services.watcher()));
         if !self.transport.register(&connection) {

@@ -70,7 +70,7 @@ fn missing<'a>(outcome: Outcome, tag: Option<&'a str>) -> ConfigQueryResponse<'a
 pub(super) async fn query(api: &Api, connection: &Connection, request: ConfigQueryRequest) -> Result<Payload, Refused> {
     let refuse = |outcome| Box::new(Payload::new(QUERY_RESPONSE, &missing(outcome, None)));
     let key = key(request.data_id.as_deref(), request.group.as_deref(), request.tenant.as_deref()).map_err(refuse)?;
-    connection.look([&key]);
+    let looked = connection.moment();
     let tag = request.tag.as_deref().filter(|it| !it.trim().is_empty());
     let asked_tag = tag.map(Tag::parse).transpose().map_err(|err| refuse(invalid(complaint(&err))))?;
     let gray_client;
@@ -83,6 +83,8 @@ pub(super) async fn query(api: &Api, connection: &Connection, request: ConfigQue
     connection.catch_up(&api.services).await;
     let failed = |err: &ServiceError| Box::new(failure(err, QUERY_RESPONSE, |outcome| missing(outcome, None)));
     let read = api.services.get(&key, labels, api.reads).await.map_err(|err| failed(&err))?;
+    // Only now: who was refused has not seen what changed.
+    connection.look(looked, [&key]);
     let Some(found) = read.value else {
         let outcome = Outcome::failed(code::NOT_FOUND, "config data not exist");
         return Ok(Payload::new(QUERY_RESPONSE, &missing(outcome, tag)));
@@ -209,8 +211,9 @@ pub(super) async fn listen(
     let answer = answer(Outcome::ok(), changed.collect());
     let (told, known): (Vec<_>, Vec<_>) =
         keys.into_iter().enumerate().partition(|(at, _)| stale.binary_search(at).is_ok());
-    connection.look(known.iter().map(|(_, (key, _))| key));
-    connection.announced.add(connection.moment(), told.into_iter().map(|(_, it)| it).collect());
+    let answered = connection.moment();
+    connection.look(answered, known.iter().map(|(_, (key, _))| key));
+    connection.announced.add(answered, told.into_iter().map(|(_, it)| it).collect());
     Ok(answer)
 }
 

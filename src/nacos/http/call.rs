@@ -93,11 +93,10 @@ impl Call {
 
     /// The address of the client, as Nacos takes it (`RequestUtil.getRemoteIp`).
     pub(super) fn ip(&self) -> String {
-        if let Some(forwarded) = self.header("x-forwarded-for") {
-            return forwarded.split(',').next().unwrap_or_default().trim().to_owned();
-        }
-        match (self.header("x-real-ip"), self.peer) {
-            (Some(real), _) => real.trim().to_owned(),
+        let forwarded = self.header("x-forwarded-for").and_then(|it| it.split(',').next());
+        let declared = forwarded.and_then(names::address).or_else(|| self.header("x-real-ip").and_then(names::address));
+        match (declared, self.peer) {
+            (Some(declared), _) => declared.to_owned(),
             (None, Some(peer)) => peer.ip().to_string(),
             (None, None) => String::new(),
         }

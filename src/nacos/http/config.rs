@@ -1,5 +1,5 @@
 //! `/v1/cs/configs`: publish, query, remove.
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     nacos::publishing::{Asked, Refusal, variant_to_remove},
-    service::{Found, ServiceError},
-    types::{ConfigKey, ConfigRecord, ContentType, Publication, Variant},
+    service::Found,
+    types::{ConfigKey, ConfigRecord, ContentType, Publication, Revision, Variant, limits},
 };
 
 static CONFIG_TYPE: HeaderName = HeaderName::from_static("config-type");
@@ -250,28 +250,19 @@ pub(super) async fn remove_ids(api: &Api, call: &Call) -> Answer {
         Ok(ids) => ids,
         Err(refused) => return *refused,
     };
-    let mut numbers = Vec::new();
+    let mut created = BTreeSet::new();
     for id in ids.split(',').map(str::trim).filter(|id| !id.is_empty()) {
-        match id.parse::<u64>() {
-            Ok(number) => numbers.push(number),
+        match id.parse() {
+            Ok(number) => drop(created.insert(Revision(number))),
             Err(_) => return caused(&format!("parameter 'ids' has something that is not a number: {id:?}")),
         }
-    }
-    let mut revision = None;
-    for key in api.services.keys_of(&numbers) {
-        // Each is a change of its own, which one id cannot name; removing again what is gone changes nothing.
-        match api.services.remove(key, Variant::Formal, None).await {
-            Ok(written) => revision = Some(written.revision),
-            Err(err @ ServiceError::Unavailable(_)) if revision.is_some() => {
-                let why = format!("some were removed, the others not: {err}");
-                return failure(&ServiceError::OutcomeUnknown(why));
-            }
-            Err(err) => return failure(&err),
+        if created.len() > limits::REMOVED_IDS_MAX {
+            return caused(&format!("parameter 'ids' has more than {} ids", limits::REMOVED_IDS_MAX));
         }
     }
-    let answer = envelope(None, true);
-    match revision {
-        Some(revision) => with_revision(answer, revision),
-        None => answer,
+    match api.services.remove_created(&created).await {
+        Ok(Some(revision)) => with_revision(envelope(None, true), revision),
+        Ok(None) => envelope(None, true),
+        Err(err) => failure(&err),
     }
 }

@@ -1,4 +1,6 @@
 //! Health, state and namespaces, as probes, consoles and old clients ask for them.
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
@@ -10,7 +12,7 @@ use super::{
 };
 use crate::{
     nacos::names,
-    service::{ServiceError, Written},
+    service::{Read, ServiceError, Written},
     types::{Namespace, NamespaceId},
 };
 
@@ -18,6 +20,8 @@ use crate::{
 const QUOTA_SHOWN: u32 = 200;
 /// Nacos: `ParamCheckRule`, name of a namespace.
 const NAMESPACE_NAME_MAX: usize = 256;
+/// Nacos: the width of its column.
+const NAMESPACE_DESCRIPTION_MAX: usize = 256;
 
 pub(super) fn health(api: &Api) -> Answer {
     match api.services.status().not_ready {
@@ -80,7 +84,7 @@ pub(super) fn server_state(api: &Api) -> Answer {
 
 pub(super) async fn namespaces(api: &Api, call: Call) -> Answer {
     let result = if call.method == Method::GET {
-        get(api, &call)
+        get(api, &call).await
     } else if call.method == Method::POST {
         create(api, &call).await
     } else if call.method == Method::PUT {
@@ -99,8 +103,15 @@ fn id(text: &str) -> Result<NamespaceId, Box<Answer>> {
     names::namespace(text).map_err(|err| illegal_name(&err))
 }
 
-fn get(api: &Api, call: &Call) -> Outcome {
-    let (created, counts) = api.services.namespaces();
+async fn get(api: &Api, call: &Call) -> Outcome {
+    let read = api.services.namespaces(call.consistency(api.clients.reads)?).await;
+    let Read { value: (created, counts), revision } = read.map_err(|err| Box::new(failure(&err)))?;
+    let answer = list(call, &created, &counts)?;
+    Ok(with_revision(answer, revision))
+}
+
+fn list(call: &Call, created: &[Namespace], counts: &BTreeMap<String, usize>) -> Outcome {
+    let find = |id: &NamespaceId| created.iter().find(|it| it.id == *id);
     let count = |id: &str| counts.get(id).copied().unwrap_or_default();
     let shown = |it: &Namespace| {
         json!({
@@ -122,7 +133,7 @@ fn get(api: &Api, call: &Call) -> Outcome {
     });
     if call.params.get("checkNamespaceIdExist") == Some("true") {
         let id = id(call.required("customNamespaceId")?)?;
-        let exists = id.is_public() || api.services.namespace(&id).is_some();
+        let exists = id.is_public() || find(&id).is_some();
         return Ok(json_answer(&exists));
     }
     if call.params.get("show") == Some("all") {
@@ -130,8 +141,8 @@ fn get(api: &Api, call: &Call) -> Outcome {
         if id.is_public() {
             return Ok(json_answer(&public));
         }
-        return match api.services.namespace(&id) {
-            Some(namespace) => Ok(json_answer(&shown(&namespace))),
+        return match find(&id) {
+            Some(namespace) => Ok(json_answer(&shown(namespace))),
             None => {
                 let why = format!("caused: namespaceId [ {id} ] not exist;");
                 Ok(plain(StatusCode::NOT_FOUND, why))
@@ -150,12 +161,15 @@ fn namespace(id: NamespaceId, name: &str, description: Option<&str>) -> Result<N
             "Param 'namespaceShowName' is illegal, illegal characters should not appear in the param.\r\n".into(),
         );
     }
-    if name.chars().count() > NAMESPACE_NAME_MAX {
-        return refused(format!(
-            "Param 'namespaceShowName' is illegal, the param length should not exceed {NAMESPACE_NAME_MAX}.\r\n"
-        ));
+    let description = description.unwrap_or_default();
+    for (field, text, max) in
+        [("namespaceShowName", name, NAMESPACE_NAME_MAX), ("namespaceDesc", description, NAMESPACE_DESCRIPTION_MAX)]
+    {
+        if text.chars().count() > max {
+            return refused(format!("Param '{field}' is illegal, the param length should not exceed {max}.\r\n"));
+        }
     }
-    Ok(Namespace { id, name: name.into(), description: description.unwrap_or_default().into() })
+    Ok(Namespace { id, name: name.into(), description: description.into() })
 }
 
 /// `true`, `false` for what is refused, an error for what failed.
@@ -174,10 +188,13 @@ async fn create(api: &Api, call: &Call) -> Outcome {
         return Ok(caused("Required parameter 'namespaceName' is not present."));
     };
     let request = call.request_id()?;
-    // An id that is left out is that of the request, or made from the time and what is there: unique in this cluster.
+    // An id that is left out is that of the request, or made from the time, the node, and a number that it gives once.
     let made = match request {
         Some(request) => format!("ns-{}", request.digest()),
-        None => format!("ns-{:x}-{:x}", call.now.0, api.services.namespaces().0.len()),
+        None => {
+            let (node, number) = (api.services.status().node, api.clients.next_request.fetch_add(1, Ordering::Relaxed));
+            format!("ns-{:x}-{node:x}-{number:x}", call.now.0)
+        }
     };
     let custom = call.params.filled("customNamespaceId").unwrap_or(&made);
     let namespace = namespace(id(custom)?, name, call.params.get("namespaceDesc"))?;

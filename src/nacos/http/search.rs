@@ -3,25 +3,35 @@ use serde_json::{Value, json};
 
 use super::{
     Api,
-    answer::{Answer, caused, failure, illegal_name, json as json_answer},
+    answer::{Answer, caused, failure, illegal_name, json as json_answer, with_revision},
     call::Call,
     config::summary,
 };
-use crate::{nacos::names, service::Filter};
+use crate::{
+    nacos::names,
+    service::Filter,
+    types::{InvalidName, NameField, NameProblem, limits},
+};
 
 /// More on one page is refused: an answer is built in memory.
 const PAGE_SIZE_MAX: usize = 10_000;
 
 pub(super) async fn search(api: &Api, call: &Call, blur: bool) -> Answer {
-    let (filter, page, size) = match request(call, blur) {
-        Ok(request) => request,
+    let asked = request(call, blur).and_then(|asked| Ok((asked, call.consistency(api.clients.reads)?)));
+    let ((filter, page, size), consistency) = match asked {
+        Ok(asked) => asked,
         Err(refused) => return *refused,
     };
     let by_tags = !filter.tags.is_empty();
-    let listed = match api.services.search(filter, (page - 1).saturating_mul(size), size).await {
-        Ok(listed) => listed,
+    let read = match api.services.search(filter, (page - 1).saturating_mul(size), size, consistency).await {
+        Ok(read) => read,
         Err(err) => return failure(&err),
     };
+    let listed = read.value;
+    if listed.is_cut {
+        let max = limits::PAGE_BYTES_MAX;
+        return caused(&format!("the contents of this page have more than {max} bytes; ask for a smaller pageSize"));
+    }
     let items: Vec<Value> = listed
         .items
         .iter()
@@ -37,17 +47,30 @@ pub(super) async fn search(api: &Api, call: &Call, blur: bool) -> Answer {
             item
         })
         .collect();
-    json_answer(&json!({
+    let answer = json_answer(&json!({
         "totalCount": listed.total,
         "pageNumber": page,
         "pagesAvailable": listed.total.div_ceil(size),
         "pageItems": items,
-    }))
+    }));
+    with_revision(answer, read.revision)
+}
+
+/// A pattern is a name with a star at either end, or shorter.
+fn check_pattern(field: NameField, pattern: &str, name_bytes_max: usize) -> Result<(), Box<Answer>> {
+    let max = name_bytes_max + 2;
+    if pattern.trim().len() <= max {
+        return Ok(());
+    }
+    Err(illegal_name(&InvalidName { field, problem: NameProblem::TooLong { max }, value: String::new() }))
 }
 
 fn request(call: &Call, blur: bool) -> Result<(Filter, usize, usize), Box<Answer>> {
     let (data_id, group) = (call.required("dataId")?, call.required("group")?);
-    if !blur {
+    if blur {
+        check_pattern(NameField::DataId, data_id, limits::DATA_ID_BYTES_MAX)?;
+        check_pattern(NameField::Group, group, limits::GROUP_BYTES_MAX)?;
+    } else {
         call.check_names()?;
     }
     let number = |name: &str| -> Result<usize, Box<Answer>> {
