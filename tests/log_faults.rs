@@ -5,7 +5,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -88,6 +88,14 @@ fn settle(dir: &Path) {
         std::thread::sleep(Duration::from_millis(5));
     }
     panic!("the last batch gets a mark");
+}
+
+fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for path in segments(from) {
+        fs::copy(&path, to.path().join(path.file_name().unwrap())).unwrap();
+    }
+    to
 }
 
 fn zero(path: &Path, range: std::ops::Range<usize>) {
@@ -257,6 +265,64 @@ fn a_segment_that_cannot_be_deleted_stops_nobody() {
     drop(log);
     let log = open(dir.path());
     assert_eq!((log.state(), all(&log)), (state, entries));
+}
+
+#[test]
+fn a_segment_that_could_not_be_deleted_is_deleted_by_the_next_purge() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    for index in 1..=60 {
+        append(&log, vec![text(index)]);
+    }
+    let before = segments(dir.path());
+    let (first, aside) = (&before[0], dir.path().join("aside"));
+    // A folder of its name is not deleted in its place, not even for root.
+    fs::rename(first, &aside).unwrap();
+    fs::create_dir(first).unwrap();
+    log.purge(LogId { term: 1, node: 1, index: 50 });
+    append(&log, vec![text(61)]);
+    assert!(segments(dir.path()).starts_with(&before), "none is deleted after one that is still there");
+    fs::remove_dir(first).unwrap();
+    fs::rename(&aside, first).unwrap();
+    for index in 62..=120 {
+        append(&log, vec![text(index)]);
+    }
+    log.purge(LogId { term: 1, node: 1, index: 110 });
+    append(&log, vec![text(121)]);
+    let (state, entries) = (log.state(), all(&log));
+    drop(log);
+    let left = segments(dir.path());
+    assert!(left.iter().all(|it| !before.contains(it)), "the purge begins with those that stayed: {left:?}");
+    let log = open(dir.path());
+    assert_eq!((log.state(), all(&log)), (state, entries));
+}
+
+#[test]
+fn what_is_committed_is_durable_no_sooner_than_the_entry_that_it_names() {
+    let id = |index| LogId { term: 1, node: 1, index };
+    // Two of them are too much for one batch.
+    let large = |index| vec![entry(1, index, vec![b'x'; 5 << 20])];
+    let dir = tempfile::tempdir().unwrap();
+    let log = Arc::new(open(dir.path()));
+    let (killed, is_killed) = mpsc::channel();
+    let (done, is_done) = mpsc::channel();
+    let (asked, path) = (log.clone(), dir.path().to_owned());
+    // The writer calls back and takes no batch meanwhile: when it goes on, all of this is in its queue.
+    let ask = move |_: std::io::Result<()>| {
+        // What a kill between the two batches leaves.
+        asked.append(large(2), Box::new(move |_| killed.send(copy(&path)).unwrap()));
+        asked.append(large(3), Box::new(move |result| done.send(result).unwrap()));
+        asked.save_committed(id(3));
+    };
+    log.append(vec![text(1)], Box::new(ask));
+    let left = is_killed.recv_timeout(Duration::from_secs(20)).expect("the second entry becomes durable");
+    outcome(&is_done).unwrap();
+    drop(log);
+    let state = open(left.path()).state();
+    assert_eq!(state.last, Some(id(2)));
+    assert!(state.committed <= state.last, "{state:?}");
+    let state = open(dir.path()).state();
+    assert_eq!((state.last, state.committed), (Some(id(3)), Some(id(3))), "it rides with the last of them");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     planted::{self, Bug},
     storage::{Durable, LogStore, codec::DecodeError},
+    types::LogId,
 };
 
 /// A message to a peer carries at most about this many bytes of entries.
@@ -33,6 +34,25 @@ impl RaftLog {
     fn read(&self, range: std::ops::Range<u64>, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
         let entries = self.0.read(range, bytes_max)?;
         entries.into_iter().map(|entry| from_log_entry(entry).map_err(corrupt)).collect()
+    }
+
+    /// The last entry that is known to be committed and is here. A log may name one that it does not hold, when the process
+    /// was killed before the entry was durable; openraft would ask for it at every start, and give up.
+    fn committed(&self) -> io::Result<Option<LogId>> {
+        let state = self.0.state();
+        let (Some(named), Some(last)) = (state.committed, state.last) else { return Ok(None) };
+        if state.purged.is_some_and(|purged| named.index <= purged.index) {
+            return Ok(Some(named));
+        }
+        let index = named.index.min(last.index);
+        let there = self.0.read(index..index + 1, 0)?.first().map(|entry| entry.id);
+        // What the same leader wrote before a committed entry is committed too. What another one wrote may not be: the entry
+        // that is missing may be the one that replaces it.
+        let known = there.filter(|it| (it.term, it.node) == (named.term, named.node)).or(state.purged);
+        if known != Some(named) {
+            tracing::info!(%named, ?known, "the log says that an entry is committed which it does not hold");
+        }
+        Ok(known)
     }
 }
 
@@ -110,7 +130,7 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogIdOf<TypeConfig>>> {
-        Ok(self.0.state().committed.map(to_raft_id))
+        Ok(self.committed()?.map(to_raft_id))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -138,8 +158,12 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
 mod tests {
     use super::*;
     use crate::{
-        storage::{LogEntry, Payload, memory_log::MemoryLog},
-        types::LogId,
+        metrics::Metrics,
+        storage::{
+            LogEntry, Payload,
+            log::{LogOptions, SegmentLog},
+            memory_log::MemoryLog,
+        },
     };
 
     #[tokio::test]
@@ -157,6 +181,51 @@ mod tests {
         assert_eq!(indexes(11, 14).await, [11, 12, 13]);
         for start in [1, 5, 10] {
             assert_eq!(indexes(start, 21).await, Vec::<u64>::new(), "from {start}, which is gone");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_as_committed_is_never_missing_nor_another_entry() {
+        let id = |term, index| LogId { term, node: 1, index };
+        // Entries up to 5 are of term 1, those behind them of term 2.
+        let own = |index: u64| id(if index <= 5 { 1 } else { 2 }, index);
+        // The last entry, the last purged one, the one that is said to be committed, and the one that is read as such.
+        let cases = [
+            (10, 0, id(2, 8), Some(id(2, 8))),
+            (10, 0, id(2, 10), Some(id(2, 10))),
+            (10, 0, id(2, 12), Some(id(2, 10))),
+            (4, 0, id(1, 5), Some(id(1, 4))),
+            // Whether that leader kept entry 10, or entry 4, is not known.
+            (10, 0, id(3, 12), None),
+            (10, 0, id(3, 10), None),
+            (10, 0, id(2, 4), None),
+            (10, 7, id(3, 12), Some(id(2, 7))),
+            (10, 10, id(2, 12), Some(id(2, 10))),
+            (10, 7, id(2, 9), Some(id(2, 9))),
+            (10, 7, id(1, 3), Some(id(1, 3))),
+            (0, 0, id(1, 3), None),
+        ];
+        for (last, purged, named, expected) in cases {
+            let write = |log: &dyn LogStore| {
+                let entries = (1..=last).map(|index| LogEntry { id: own(index), payload: Payload::Blank }).collect();
+                log.append(entries, Box::new(drop));
+                log.save_committed(named);
+                if purged > 0 {
+                    log.purge(own(purged));
+                }
+            };
+            let memory = MemoryLog::new();
+            write(&memory);
+            let dir = tempfile::tempdir().unwrap();
+            let options = LogOptions { segment_bytes: 16 << 10, cache_bytes: 0 };
+            let open = || SegmentLog::open(dir.path(), options, Metrics::new()).unwrap();
+            write(&open());
+            let logs: [Arc<dyn LogStore>; 2] = [Arc::new(memory), Arc::new(open())];
+            for log in logs {
+                assert_eq!(log.state().committed, Some(named), "what was written");
+                let read = RaftLog::new(log).read_committed().await.unwrap();
+                assert_eq!(read.map(|it| from_raft_id(&it)), expected, "{named} of {last}, purged up to {purged}");
+            }
         }
     }
 }

@@ -80,7 +80,7 @@ struct Front {
     /// Entries up to here are in a segment.
     durable: Option<u64>,
     queue: Vec<Request>,
-    /// Rides with the next batch.
+    /// Rides with the batch that takes the last of the queue.
     committed: Option<LogId>,
     closed: bool,
     /// Why no more is written, once that is so.

@@ -106,7 +106,7 @@ pub trait LogStore: Send + Sync + 'static {
     /// Replaces the vote. Durable when `durable` is called.
     fn save_vote(&self, vote: Vote, durable: Durable);
 
-    /// Notes what is committed, without waiting: it rides with the next write.
+    /// Notes what is committed, without waiting: it rides with a write that comes after, or with what is written last.
     fn save_committed(&self, committed: LogId);
 
     /// Forgets all entries after `last`; all entries, if `None`. Ordered before whatever is written next.

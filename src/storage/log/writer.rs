@@ -74,7 +74,6 @@ impl Drop for Preparing {
 struct Batch {
     records: Vec<(Record, Bytes)>,
     waiting: Vec<Durable>,
-    bytes: usize,
 }
 
 impl Writer {
@@ -141,28 +140,29 @@ impl Writer {
             }
             front = shared.wake.wait(front).unwrap_or_else(PoisonError::into_inner);
         }
-        let mut batch = Batch { records: Vec::new(), waiting: Vec::new(), bytes: 0 };
-        if let Some(committed) = front.committed.take() {
-            front.state.committed = Some(committed);
-            batch.push(Record::new(Kind::Committed, committed), Bytes::new());
-        } else if front.queue.is_empty() {
+        if front.queue.is_empty() && front.committed.is_none() {
             return None;
         }
-        let mut taken = 0;
+        let (mut taken, mut taken_bytes) = (0_usize, 0_usize);
         for request in &front.queue {
-            let bytes = match request {
+            let bytes: usize = match request {
                 Request::Append(entries, _) => entries.iter().map(|it| it.payload.bytes().len()).sum(),
                 Request::Record(_, _) => 0,
             };
-            if taken > 0 && batch.bytes + bytes > BATCH_BYTES_MAX {
+            if taken > 0 && taken_bytes + bytes > BATCH_BYTES_MAX {
                 break;
             }
-            batch.bytes += bytes;
+            taken_bytes += bytes;
             taken += 1;
         }
-        batch.bytes = 0;
         let requests: Vec<Request> = front.queue.drain(..taken).collect();
+        // What is committed may be any entry that was asked for. Consensus does not start on a log that calls an entry
+        // committed and does not hold it. Hence this waits for the batch that takes the last of the queue.
+        let takes_all = front.queue.is_empty();
+        let committed = front.committed.take_if(|_| takes_all);
+        front.state.committed = committed.or(front.state.committed);
         drop(front);
+        let mut batch = Batch { records: Vec::new(), waiting: Vec::new() };
         for request in requests {
             match request {
                 Request::Append(entries, durable) => {
@@ -180,6 +180,9 @@ impl Writer {
                     batch.waiting.extend(durable);
                 }
             }
+        }
+        if let Some(committed) = committed {
+            batch.push(Record::new(Kind::Committed, committed), Bytes::new());
         }
         Some(batch)
     }
@@ -348,26 +351,34 @@ impl Writer {
         }
     }
 
+    /// Oldest first and one by one, so that a crash in between leaves no gap; and none after one that is still there, for
+    /// the same reason. A segment is forgotten only once it is gone: the next purge begins with those that stay.
     fn delete_old_segments(&self) {
         let old: Vec<Arc<Segment>> = {
-            let mut stored = self.shared.stored.write().unwrap_or_else(PoisonError::into_inner);
+            let stored = self.shared.stored.read().unwrap_or_else(PoisonError::into_inner);
             let oldest = stored.index.oldest_segment().map_or(self.active.sequence, u64::from);
-            let kept = stored.segments.split_off(&oldest.min(self.active.sequence));
-            std::mem::replace(&mut stored.segments, kept).into_values().collect()
+            stored.segments.range(..oldest.min(self.active.sequence)).map(|(_, segment)| segment.clone()).collect()
         };
-        // Oldest first and one by one, so that a crash in between leaves no gap; and none after one that is still there,
-        // for the same reason. What stays is deleted by the first purge after the next start.
-        for segment in &old {
-            match fs::remove_file(&segment.path).and_then(|()| self.directory.sync()) {
-                Ok(()) => {}
-                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+        for segment in old {
+            if let Err(err) = self.delete(&segment) {
                 // All that was asked for is durable; too little room is told by the next segment.
-                Err(err) => {
-                    tracing::warn!(%err, path = %segment.path.display(), "delete a purged log segment");
-                    return;
-                }
+                tracing::warn!(%err, path = %segment.path.display(), "delete a purged log segment");
+                return;
             }
+            let mut stored = self.shared.stored.write().unwrap_or_else(PoisonError::into_inner);
+            stored.segments.remove(&segment.sequence);
         }
+    }
+
+    /// Deletes a segment, durably.
+    fn delete(&self, segment: &Segment) -> io::Result<()> {
+        match fs::remove_file(&segment.path) {
+            Ok(()) => {}
+            // Perhaps an attempt before this one deleted it, but could not make that durable.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(err),
+        }
+        self.directory.sync()
     }
 
     fn fail(self, why: &str) {
