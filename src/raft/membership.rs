@@ -7,13 +7,15 @@ use std::{
 };
 
 use openraft::{
-    ChangeMembers, Membership, async_runtime::watch::WatchReceiver, error::ClientWriteError, error::RaftError,
+    ChangeMembers, Membership, RaftMetrics, async_runtime::watch::WatchReceiver, error::ClientWriteError,
+    error::RaftError,
 };
 use prost::Message;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{MemberNode, TypeConfig, convert::membership_to_wire, peers::Lane, replicator::Core, wire};
 use crate::{
+    net::is_address,
     replication::AdministrationError,
     storage::{LogEntry, LogStore, Payload, Vote},
     types::LogId,
@@ -21,6 +23,8 @@ use crate::{
 
 /// How long a change of members may take: a new member must first get a snapshot.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
+/// A learner that lacks no more entries than this may vote: it has them in a moment.
+const LAG_MAX: u64 = 1_000;
 /// How long handing over the lead may take when an administrator asks.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(5);
 /// How often to look whether the lead has gone over.
@@ -115,6 +119,9 @@ async fn add(core: &Core, node: u64, member_address: String) -> Result<(), Admin
     if node == 0 {
         return Err(AdministrationError::Refused("node ids begin at 1".into()));
     }
+    if !is_address(&member_address) {
+        return Err(AdministrationError::Refused(format!("{member_address:?} is not an address: HOST:PORT")));
+    }
     if let Some(known) = known.filter(|it| it.member_address != member_address) {
         return Err(AdministrationError::Refused(format!(
             "node {node} is a member already, at {}. A node with a new disk needs a new id; remove the old one later",
@@ -122,7 +129,8 @@ async fn add(core: &Core, node: u64, member_address: String) -> Result<(), Admin
         )));
     }
     let change = async {
-        core.raft.add_learner(node, MemberNode { member_address }, true).await.map_err(refused)?;
+        let added = core.raft.add_learner(node, MemberNode { member_address }, false).await.map_err(refused)?;
+        caught_up(core, node, added.log_id.index).await?;
         let voters = ChangeMembers::AddVoterIds(BTreeSet::from([node]));
         core.raft.change_membership(voters, true).await.map_err(refused)?;
         Ok(())
@@ -134,6 +142,25 @@ async fn add(core: &Core, node: u64, member_address: String) -> Result<(), Admin
              address? It stays a learner; ask again when it is"
         ))),
     }
+}
+
+/// Waits until a learner has what there was when it was added, and nearly all that came since. openraft, asked to wait, takes
+/// one that was never heard of for caught up as long as the log has fewer entries than `replication_lag_threshold`.
+async fn caught_up(core: &Core, node: u64, added: u64) -> Result<(), AdministrationError> {
+    let has_caught_up = |metrics: &RaftMetrics<TypeConfig>| {
+        let Some(replication) = &metrics.replication else { return true };
+        let matched = replication.get(&node).and_then(Option::as_ref).map(|it| it.index);
+        matched.is_some_and(|it| it >= added && it + LAG_MAX >= metrics.last_log_index.unwrap_or_default())
+    };
+    match core.raft.wait(None).metrics(has_caught_up, "a learner has caught up").await {
+        Ok(metrics) if metrics.replication.is_some() => Ok(()),
+        Ok(_) => Err(leader_changed()),
+        Err(err) => Err(AdministrationError::Unavailable(err.to_string())),
+    }
+}
+
+fn leader_changed() -> AdministrationError {
+    AdministrationError::Unavailable("the leader changed meanwhile; look at the status and ask again".into())
 }
 
 async fn remove(core: &Core, node: u64) -> Result<(), AdministrationError> {
@@ -168,7 +195,7 @@ async fn remove(core: &Core, node: u64) -> Result<(), AdministrationError> {
 fn refused(err: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> AdministrationError {
     match err {
         RaftError::APIError(ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_)) => {
-            AdministrationError::Unavailable("the leader changed meanwhile; look at the status and ask again".into())
+            leader_changed()
         }
         RaftError::APIError(err) => AdministrationError::Refused(err.to_string()),
         RaftError::Fatal(err) => AdministrationError::Unavailable(err.to_string()),

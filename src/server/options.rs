@@ -8,6 +8,7 @@ use std::{
 
 use super::node::{MemberOptions, Mode};
 use crate::{
+    net::is_address,
     replication::SnapshotPolicy,
     settings::{Settings, SettingsError},
     types::{Consistency, limits},
@@ -145,8 +146,7 @@ fn parse_members(settings: &Settings, text: &str) -> Result<BTreeMap<u64, String
         let wrong = || settings.wrong("members", "ID=HOST:PORT,ID=HOST:PORT,…");
         let (id, address) = item.split_once('=').ok_or_else(wrong)?;
         let id: u64 = id.trim().parse().map_err(|_| wrong())?;
-        let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if id == 0 || port.is_none() {
+        if id == 0 || !is_address(address) {
             return Err(wrong());
         }
         if members.values().any(|it| it == address) {

@@ -109,6 +109,29 @@ fn member(cluster: &Cluster, id: u64) -> Member {
     Member { node: id, member_address: cluster.places[&id].address.to_string(), http_address: String::new() }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_nobody_can_reach_never_votes() {
+    let mut cluster = Cluster::start(Mode::Raft(1), Disk::Memory).await;
+    cluster.first().publish_until_acknowledged("k", "1").await;
+    let place = cluster.place(2).await;
+    cluster.places.insert(2, place);
+    for wrong in ["nowhere", ":7848", "host:", "host:0", "host:99999"] {
+        let refused = cluster.raft(1).add(Member { member_address: wrong.into(), ..member(&cluster, 2) }).await;
+        assert!(matches!(refused, Err(AdministrationError::Refused(_))), "{wrong}: {refused:?}");
+    }
+    // Longer than an election takes; the command waits for a minute.
+    let added = timeout(Duration::from_secs(3), cluster.raft(1).add(member(&cluster, 2))).await;
+    assert!(added.is_err(), "{added:?}");
+    cluster.first().publish("k", "2").await.expect("a learner is not needed for a majority");
+    // Whoever starts it now and asks again has a second voter.
+    cluster.start_node(2).await;
+    add(&cluster, 1, 2).await;
+    let last = cluster.first().publish_until_acknowledged("k", "3").await;
+    cluster.converge(last).await;
+    let members = cluster.first().replicator.status().members;
+    assert!(members.len() == 2 && members.iter().all(|(_, role)| *role != Role::Learner), "{members:?}");
+}
+
 /// Small snapshots, so that a new member gets one instead of the log.
 const SNAPSHOTS: SnapshotPolicy = SnapshotPolicy { entries: 50, bytes: 1 << 30, entries_kept: 10 };
 
