@@ -1,6 +1,7 @@
-//! A client of the Nacos HTTP API: get, publish, remove, watch, and what administrators ask. Goes to the next server when
-//! one does not answer. A write has an id (`X-Request-Id`) that a Coracle server remembers: when its outcome is unknown it is
-//! sent again, and done once.
+//! A client of the Nacos HTTP API: get, publish, remove, watch, and what administrators ask. A read goes to the next server
+//! when one does not answer or fails, and the next call begins with the server that answered. A write goes on as long as
+//! nothing was written; it has an id (`X-Request-Id`) that a Coracle server remembers: when its outcome is unknown it is sent
+//! again, and done once.
 mod connection;
 mod watch;
 
@@ -8,20 +9,28 @@ use std::{
     collections::hash_map::RandomState,
     fmt,
     hash::{BuildHasher, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use serde_json::Value;
 
-use self::connection::{Connection, Response};
+use self::connection::{Connection, Request, Response};
 pub use self::watch::Watch;
 
 /// How long a request may take, a long poll aside.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Changes of members take as long as the new one needs to catch up.
+const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(70);
 /// A write that was not done, or of which nobody knows, is sent this often before the caller is told.
 const WRITE_ATTEMPTS: usize = 4;
 /// The wait before a write is sent again; it grows with each attempt.
 const WRITE_PAUSE: Duration = Duration::from_millis(150);
+/// What a server says, in a status 500, of a compare-and-set that did not hold.
+const CAS_FAILED: &str = "Cas publish fail";
 
 /// What went wrong, by what a caller can do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +109,8 @@ impl Builder {
                 return Err(Error::Invalid(format!("a server is named by HOST:PORT, not by {server:?}")));
             }
         }
-        Ok(Client { servers: self.servers, namespace: self.namespace, group: self.group })
+        let answering = Arc::new(AtomicUsize::new(0));
+        Ok(Client { servers: self.servers, namespace: self.namespace, group: self.group, answering })
     }
 }
 
@@ -110,6 +120,8 @@ pub struct Client {
     servers: Vec<String>,
     namespace: String,
     group: String,
+    /// The server that answered last; all clones begin with it.
+    answering: Arc<AtomicUsize>,
 }
 
 /// What a publish may say besides the content.
@@ -142,7 +154,8 @@ impl Client {
     /// [`Error`].
     pub async fn get(&self, data_id: &str) -> Result<Option<String>, Error> {
         let target = format!("/nacos/v1/cs/configs?{}", self.names(data_id));
-        match text(self.any_server(REQUEST_TIMEOUT, 0, "GET", &target, "", &[]).await?) {
+        let request = Request { method: "GET", target: &target, headers: &[], body: "", limit: REQUEST_TIMEOUT };
+        match text(self.any_server(self.first_server(), &request).await?) {
             Ok(content) => Ok(Some(content)),
             Err(Error::NotFound) => Ok(None),
             Err(err) => Err(err),
@@ -185,7 +198,7 @@ impl Client {
         Watch::new(self.clone(), data_id)
     }
 
-    /// How the server stands, as JSON (`/coracle/v1/status`).
+    /// How the server that is asked stands, as JSON (`/coracle/v1/status`).
     ///
     /// # Errors
     /// [`Error`].
@@ -220,9 +233,12 @@ impl Client {
     }
 
     async fn admin(&self, method: &str, target: &str, body: &str) -> Result<Value, Error> {
-        let json: &[_] = if body.is_empty() { &[] } else { &[("content-type", "application/json")] };
-        // Changes of members take as long as the new one needs to catch up.
-        let response = self.any_server(Duration::from_secs(70), 0, method, target, body, json).await?;
+        let headers: &[_] = if body.is_empty() { &[] } else { &[("content-type", "application/json")] };
+        let mut request = Request { method, target, headers, body, limit: MEMBERSHIP_TIMEOUT };
+        if request.is_read() {
+            request.limit = REQUEST_TIMEOUT;
+        }
+        let response = self.any_server(self.first_server(), &request).await?;
         let value: Value = serde_json::from_slice(&response.body).unwrap_or_default();
         if response.status == 200 {
             return Ok(value);
@@ -235,7 +251,11 @@ impl Client {
         Err(if response.status == 503 { Error::Unavailable(why) } else { Error::Invalid(why) })
     }
 
-    /// Sends a write until it is known what became of it, a few times at most.
+    /// Sends a write until it is known what became of it, a few times at most, each time to the next server.
+    ///
+    /// # Errors
+    /// [`Error::OutcomeUnknown`] when one answer was lost, or was 504, and no later one settled what became of the write
+    /// (see [`settles`]).
     async fn write(
         &self,
         method: &str,
@@ -245,15 +265,16 @@ impl Client {
     ) -> Result<Response, Error> {
         let id = request_id();
         let headers: Vec<_> = header.into_iter().chain([("x-request-id", &*id)]).collect();
+        let request = Request { method, target, headers: &headers, body, limit: REQUEST_TIMEOUT };
+        let first = self.first_server();
         let mut unknown = None;
         let mut attempt = 0;
         loop {
-            let sent = self.any_server(REQUEST_TIMEOUT, attempt, method, target, body, &headers).await;
-            let failed = match sent {
-                Ok(response) if response.status == 503 || response.status == 504 => text(response).err(),
-                Ok(response) => return Ok(response),
+            let failed = match self.any_server(first + attempt, &request).await {
+                Ok(response) if settles(&response, unknown.is_some()) => return Ok(response),
+                Ok(response) => text(response).err(),
                 Err(err @ (Error::OutcomeUnknown(_) | Error::Unreachable(_))) => Some(err),
-                Err(err) => return Err(err),
+                Err(err) => return Err(unknown.unwrap_or(err)),
             };
             let failed = failed.unwrap_or_else(|| Error::Unexpected("an answer without a reason".into()));
             attempt += 1;
@@ -268,25 +289,56 @@ impl Client {
         }
     }
 
-    /// Asks one server after the other, beginning with that of this number, until one can be connected to.
-    async fn any_server(
-        &self,
-        limit: Duration,
-        first: usize,
-        method: &str,
-        target: &str,
-        body: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Response, Error> {
-        let mut last = Error::Unreachable("no server is named".into());
+    /// The server to begin with.
+    fn first_server(&self) -> usize {
+        self.answering.load(Ordering::Relaxed)
+    }
+
+    /// Asks one server after the other, beginning with that of this number, until one answers. A write goes to the next one
+    /// only if it could not be connected to; a read, which does no harm twice, also if it breaks off, takes too long, or
+    /// says that it cannot (5xx).
+    async fn any_server(&self, first: usize, request: &Request<'_>) -> Result<Response, Error> {
+        let mut last = Err(Error::Unreachable("no server is named".into()));
         let count = self.servers.len();
-        for server in self.servers.iter().cycle().skip(first % count.max(1)).take(count) {
-            match Connection::open(server).await {
-                Ok(mut connection) => return connection.send(method, target, headers, body, limit).await,
-                Err(err) => last = err,
+        for server in (first..first + count).map(|it| it % count) {
+            let answer = match Connection::open(&self.servers[server]).await {
+                Ok(mut connection) => connection.send(request).await,
+                Err(err) => Err(err),
+            };
+            match answer {
+                Ok(response) if response.status < 500 => {
+                    self.answering.store(server, Ordering::Relaxed);
+                    return Ok(response);
+                }
+                // One that says why it cannot tells more than another one that says nothing.
+                Ok(response) if request.is_read() => last = Ok(response),
+                Ok(response) => return Ok(response),
+                Err(err @ Error::Unreachable(_)) => last = last.or(Err(err)),
+                Err(err) => return Err(err),
             }
         }
-        Err(last)
+        last
+    }
+}
+
+/// Whether this answer tells what became of a write. `unknown`: an earlier copy of it may have been written, or may be on its
+/// way; then only an answer that speaks for all copies does.
+///
+/// - 200 does: this copy was done, or was taken by its id for the repetition of one that had been.
+/// - A failed compare-and-set does if the server knows ids, which is one that names a revision. The log decided it, and there
+///   a copy that follows one that was done is answered 200 (as long as its id is remembered, for 32,768 more): so none had
+///   been done. One that is still on its way is held to the same condition when it comes: it can write over nothing but the
+///   very content that the caller named, or where there is none. Where ids are not known it does not: what changed the content
+///   may be an earlier copy.
+/// - Nothing else does. 4xx and 503 are said of this copy alone, which got no further than to the server; any other 500 says
+///   that the server has failed, not what it did before.
+fn settles(answer: &Response, unknown: bool) -> bool {
+    match answer.status {
+        200 => true,
+        503 | 504 => false,
+        _ if !unknown => true,
+        500 => answer.revision.is_some() && String::from_utf8_lossy(&answer.body).contains(CAS_FAILED),
+        _ => false,
     }
 }
 
@@ -316,7 +368,7 @@ fn text(response: Response) -> Result<String, Error> {
         200 => String::from_utf8(response.body.into())
             .map_err(|_| Error::Unexpected("the server sent a content that is not UTF-8".into())),
         404 => Err(Error::NotFound),
-        500 if text.contains("Cas publish fail") => Err(Error::Conflict),
+        500 if text.contains(CAS_FAILED) => Err(Error::Conflict),
         400..=499 => Err(Error::Invalid(text)),
         503 => Err(Error::Unavailable(text)),
         504 => Err(Error::OutcomeUnknown(text)),
