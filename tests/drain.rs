@@ -106,6 +106,33 @@ async fn clients_are_sent_to_members_that_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_go_on_while_the_clients_of_the_leader_are_sent_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut servers = members(dir.path(), ["127.0.0.1", "127.0.0.2", "127.0.0.3"]).await;
+    let leader = servers[0].status().leader.unwrap();
+    let leader = servers.remove(leader as usize - 1);
+    let client = client_of(&servers[0]).await;
+    client.publish("a", "before").await;
+    // It does not go by itself, so that stopping takes its time.
+    let mut stays = client_of(&leader).await;
+    let stopping = tokio::spawn(leader.stop());
+    reset(&mut stays).await;
+    let mut written = 0;
+    while !stopping.is_finished() {
+        let asked = json!({ "dataId": "a", "group": "G", "content": written.to_string() });
+        let (_, answer) = client.try_ask("ConfigPublishRequest", &asked).await.unwrap();
+        if answer["success"] == true && !stopping.is_finished() {
+            written += 1;
+        }
+    }
+    assert!(written > 0, "the others could write nothing until the leader was gone");
+    stopping.await.unwrap();
+    for server in servers {
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_that_share_a_host_are_not_named_and_a_health_check_says_to_go() {
     let dir = tempfile::tempdir().unwrap();
     let mut servers = members(dir.path(), ["127.0.0.1"; 3]).await;

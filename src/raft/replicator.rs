@@ -184,8 +184,8 @@ impl RaftReplicator {
         service::serve(self.core.clone(), incoming.map_ok(service::Other), stopped)
     }
 
-    /// Hands the lead to another node if this one has it, then stops taking part. Takes at most about a second.
-    pub async fn stop(&self) {
+    /// Hands the lead to another node if this one has it. Takes at most about a second.
+    pub async fn hand_over(&self) {
         if self.core.raft.is_leader() {
             let voters: Vec<u64> = self.core.raft.voter_ids().filter(|id| *id != self.core.node).collect();
             if let Some(best) = membership::most_up_to_date(&self.core, &voters)
@@ -194,6 +194,11 @@ impl RaftReplicator {
                 tracing::info!(%err, "hand over the lead; the others will elect a leader");
             }
         }
+    }
+
+    /// Hands the lead to another node if this one has it, then stops taking part. Takes at most about a second.
+    pub async fn stop(&self) {
+        self.hand_over().await;
         self.abandon().await;
     }
 
@@ -294,7 +299,9 @@ async fn snapshot_by_bytes(core: Weak<Core>, bytes: u64) {
                 purge_upto = None;
                 core.raft.trigger().purge_log(upto).await
             }
-            None | Some(_) => Ok(()),
+            // While one is being written, which may be of an older state, this is not heard.
+            Some(_) => core.raft.trigger().snapshot().await,
+            None => Ok(()),
         };
         if let Err(err) = asked {
             tracing::info!(%err, "no more snapshots: consensus has stopped");

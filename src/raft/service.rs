@@ -231,29 +231,16 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<wire::SnapshotPart>>,
     ) -> Result<Response<wire::SnapshotReply>, Status> {
-        let _receiving = self.receiving.try_lock().map_err(|_| Status::unavailable("a snapshot is coming in"))?;
-        let mut parts = request.into_inner();
-        let head = match parts.message().await?.and_then(|it| it.part) {
-            Some(wire::snapshot_part::Part::Head(head)) => head,
-            Some(wire::snapshot_part::Part::Chunk(_)) | None => {
-                return Err(Status::invalid_argument("a snapshot begins with its head"));
-            }
-        };
-        self.core.peers.check_leader(head.caller.as_ref())?;
-        let vote = vote_from_wire(head.vote).map_err(garbled)?;
-        let membership = membership_from_wire(head.membership.unwrap_or_default()).map_err(garbled)?;
-        let announced = SnapshotMeta {
-            last_log_id: head.last.map(raft_id_from_wire),
-            last_membership: StoredMembership::new(head.membership_at.map(raft_id_from_wire), membership),
-        };
-        let state = self.core.applier.state().clone();
-        let threads = Threads::of(self.core.seed);
-        receive(&mut parts, &state, head.bytes, threads).await?;
-        // What a bad disk elsewhere made of the file must not stop this node.
-        let verified = threads.run(move || state.verify(&state.incoming_path())).await.map_err(failed)?;
-        let snapshot = as_announced(&announced, verified.map_err(|err| Status::data_loss(err.to_string()))?)?;
-        let response = self.core.raft.install_full_snapshot(vote, snapshot).await.map_err(failed)?;
-        Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&response.vote)) }))
+        let coming = Status::unavailable("a snapshot is coming in");
+        let receiving = self.receiving.clone().try_lock_owned().map_err(|_| coming)?;
+        let core = self.core.clone();
+        // Whoever sends it may go away meanwhile: what is being installed must not be written over by the next one.
+        let installed = tokio::spawn(async move {
+            let installed = take_snapshot(&core, request.into_inner()).await;
+            drop(receiving);
+            installed
+        });
+        installed.await.map_err(failed)?
     }
 
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeReply>, Status> {
@@ -308,6 +295,34 @@ impl Peer for PeerService {
         self.core.peers.check(request.into_inner().caller.as_ref())?;
         Ok(Response::new(contact::answer(self.core.http, self.core.serves())))
     }
+}
+
+/// Receives a snapshot, checks it, and has consensus install it.
+async fn take_snapshot(
+    core: &Core,
+    mut parts: Streaming<wire::SnapshotPart>,
+) -> Result<Response<wire::SnapshotReply>, Status> {
+    let head = match parts.message().await?.and_then(|it| it.part) {
+        Some(wire::snapshot_part::Part::Head(head)) => head,
+        Some(wire::snapshot_part::Part::Chunk(_)) | None => {
+            return Err(Status::invalid_argument("a snapshot begins with its head"));
+        }
+    };
+    core.peers.check_leader(head.caller.as_ref())?;
+    let vote = vote_from_wire(head.vote).map_err(garbled)?;
+    let membership = membership_from_wire(head.membership.unwrap_or_default()).map_err(garbled)?;
+    let announced = SnapshotMeta {
+        last_log_id: head.last.map(raft_id_from_wire),
+        last_membership: StoredMembership::new(head.membership_at.map(raft_id_from_wire), membership),
+    };
+    let state = core.applier.state().clone();
+    let threads = Threads::of(core.seed);
+    receive(&mut parts, &state, head.bytes, threads).await?;
+    // What a bad disk elsewhere made of the file must not stop this node.
+    let verified = threads.run(move || state.verify(&state.incoming_path())).await.map_err(failed)?;
+    let snapshot = as_announced(&announced, verified.map_err(|err| Status::data_loss(err.to_string()))?)?;
+    let response = core.raft.install_full_snapshot(vote, snapshot).await.map_err(failed)?;
+    Ok(Response::new(wire::SnapshotReply { vote: Some(vote_to_wire(&response.vote)) }))
 }
 
 /// Consensus goes by what a snapshot is announced to be, the state by what is in the file: they must say the same.

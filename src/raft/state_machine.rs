@@ -61,7 +61,8 @@ impl RaftStateMachine<TypeConfig> for RaftState {
     }
 
     /// Everything that is ready is one group: one commit, one announcement. Runs on this task, since a commit only
-    /// writes memory; sled is written behind it by a thread of its own.
+    /// writes memory; sled is written behind it by a thread of its own. When that is behind, a commit waits for it: elsewhere,
+    /// so that consensus does not stand still with it.
     async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
@@ -78,7 +79,14 @@ impl RaftStateMachine<TypeConfig> for RaftState {
             }
             if ended || group.len() == limits::GROUP_PROPOSALS_MAX || bytes >= limits::GROUP_BYTES_MAX_TOTAL {
                 bytes = 0;
-                let replies = self.applier.apply(std::mem::take(&mut group)).map_err(io::Error::other)?;
+                let group = std::mem::take(&mut group);
+                let applied = if self.applier.state().has_room() {
+                    self.applier.apply(group)
+                } else {
+                    let applier = self.applier.clone();
+                    Threads::of_this_task().run(move || applier.apply(group)).await?
+                };
+                let replies = applied.map_err(io::Error::other)?;
                 for (responder, reply) in responders.drain(..).zip(replies) {
                     if let Some(responder) = responder {
                         responder.send(reply);
@@ -153,12 +161,19 @@ mod tests {
     use super::*;
     use crate::{
         metrics::Metrics,
+        raft::convert::from_log_entry,
         raft::runtime,
         storage::{
-            Applied, LogEntry, Payload, StateStore, memory::MemoryState, memory_files::MemoryFiles,
+            Applied, LogEntry, Payload, StateStore, codec,
+            memory::MemoryState,
+            memory_files::MemoryFiles,
             memory_log::MemoryLog,
+            state::{SledState, StateOptions},
         },
-        types::LogId,
+        types::{
+            Attributes, Author, Command, ConfigKey, Content, LogId, Millis, NamespaceId, Precondition, Proposal,
+            Publication, Variant,
+        },
         watch::Hub,
     };
 
@@ -225,6 +240,51 @@ mod tests {
         log.sync();
         assert_eq!(done_now(built).unwrap().unwrap().snapshot.applied.last, Some(THERE));
         assert_eq!(on_disk(&files), Some(THERE));
+    }
+
+    fn entry(index: u64, text: String) -> EntryResponder<TypeConfig> {
+        let publication = Publication {
+            key: ConfigKey::new(&NamespaceId::public(), "g", &format!("k{index}")).unwrap(),
+            variant: Variant::Formal,
+            content: Content::new(text),
+            attributes: Attributes::default(),
+            beta_ips: Vec::new(),
+            precondition: Precondition::None,
+            author: Author::default(),
+        };
+        let command = Command::PublishConfig(Box::new(publication));
+        let proposal = codec::encode_proposal(&Proposal { command, proposed_at: Millis(index), request: None });
+        let id = LogId { term: 1, node: 1, index };
+        (from_log_entry(LogEntry { id, payload: Payload::Proposal(proposal) }).unwrap(), None)
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_waits_for_the_disk_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = StateOptions { waiting_bytes_max: 64 << 10, ..StateOptions::default() };
+        let state = Arc::new(SledState::open(dir.path(), options, Metrics::new()).unwrap());
+        let applier = Applier::new(state.clone(), Arc::<Hub>::default(), Metrics::new());
+        let mut raft_state = RaftState::new(Arc::new(applier), Arc::new(MemoryLog::new()));
+        // Nothing is written behind until this is done.
+        let snapshot = state.begin_snapshot().unwrap();
+        let mut apply = async |index| {
+            let entries = futures_util::stream::iter([Ok(entry(index, "x".repeat(100 << 10)))]);
+            raft_state.apply(entries).await
+        };
+        apply(1).await.unwrap();
+        let written = std::sync::atomic::AtomicBool::new(false);
+        let others = async {
+            for _ in 0..10 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            written.store(true, std::sync::atomic::Ordering::Relaxed);
+            tokio::task::spawn_blocking(snapshot).await.unwrap().unwrap();
+        };
+        let waits = async {
+            apply(2).await.unwrap();
+            assert!(written.load(std::sync::atomic::Ordering::Relaxed), "it waits");
+        };
+        tokio::join!(waits, others);
     }
 
     #[test]

@@ -92,11 +92,7 @@ impl Server {
         let metrics = Metrics::new();
         let (stopping, stopped) = watch::channel(false);
         let place = Place { data: options.data.clone(), snapshots: options.snapshots, http: http_address };
-        let until_stopped = {
-            let mut stopped = stopped.clone();
-            async move { drop(stopped.wait_for(|it| *it).await) }
-        };
-        let node = Node::start(&place, &options.mode, &metrics, until_stopped).await?;
+        let node = Node::start(&place, &options.mode, &metrics).await?;
         let services = Arc::new(Services::new(
             Arc::new(SystemClock),
             node.replicator.clone(),
@@ -144,6 +140,8 @@ impl Server {
 
     /// Answers what waits, hands over the lead, writes out what is only in memory, and ends. Takes at most about 4 s.
     pub async fn stop(self) {
+        // First: while clients are sent away, writes through the others go on.
+        self.node.hand_over().await;
         self.stopping.send_replace(true);
         let ((), served) = tokio::join!(self.grpc.stop(), self.serving);
         if let Err(err) = served {

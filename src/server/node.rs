@@ -1,12 +1,13 @@
 //! Builds a node from the bottom up: directory, log, state, replication, services.
 use std::{
     collections::BTreeMap,
-    future::Future,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 
 use super::{
     StartError,
@@ -24,6 +25,9 @@ use crate::{
     },
     watch::Hub,
 };
+
+/// What other members have on their way to one that stops has this long to be answered.
+const MEMBERS_LEAVE: Duration = Duration::from_millis(500);
 
 /// How a node agrees with others.
 #[derive(Debug, Clone)]
@@ -79,8 +83,26 @@ pub(super) struct Node {
     pub(super) reader: Arc<dyn StateReader>,
     pub(super) hub: Arc<Hub>,
     raft: Option<Arc<RaftReplicator>>,
+    members: Option<MembersServed>,
     /// Held for as long as the node lives: no second process may open the directory.
     _data: Arc<Mutex<DataDir>>,
+}
+
+/// The other members are served until this is dropped.
+struct MembersServed {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl MembersServed {
+    /// Ends when nothing of it is left.
+    async fn stop(self) {
+        drop(self.stop);
+        let abort = self.task.abort_handle();
+        if timeout(MEMBERS_LEAVE, self.task).await.is_err() {
+            abort.abort();
+        }
+    }
 }
 
 /// Where a node keeps things, when it writes snapshots, and where it serves.
@@ -91,12 +113,7 @@ pub(super) struct Place {
 }
 
 impl Node {
-    pub(super) async fn start(
-        place: &Place,
-        mode: &Mode,
-        metrics: &Metrics,
-        stopped: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<Self, StartError> {
+    pub(super) async fn start(place: &Place, mode: &Mode, metrics: &Metrics) -> Result<Self, StartError> {
         let data = DataDir::open(&place.data).map_err(StartError::new)?;
         let identity = data.identity().map_err(StartError::new)?;
         check_mode(mode, identity.as_ref(), &place.data)?;
@@ -123,8 +140,9 @@ impl Node {
         match (mode, member_listener) {
             (Mode::Member(member), Some(listener)) => {
                 let raft = start_member(place, member, identity, &data, log, applier, metrics).await?;
-                let serving = raft.serve_members(listener, stopped);
-                tokio::spawn(async move {
+                let (stop, stopped) = oneshot::channel();
+                let serving = raft.serve_members(listener, async { drop(stopped.await) });
+                let task = tokio::spawn(async move {
                     if let Err(err) = serving.await {
                         tracing::error!(%err, "serve the other members");
                     }
@@ -137,6 +155,7 @@ impl Node {
                     reader,
                     hub,
                     raft: Some(raft),
+                    members: Some(MembersServed { stop, task }),
                     _data: data,
                 })
             }
@@ -149,7 +168,16 @@ impl Node {
                     .map_err(|err| StartError::caused("replay the log", err))?
                     .map_err(|err| StartError::caused("replay the log", err))?;
                 let replicator = Arc::new(standalone);
-                Ok(Self { replicator, administration: None, state, reader, hub, raft: None, _data: data })
+                Ok(Self {
+                    replicator,
+                    administration: None,
+                    state,
+                    reader,
+                    hub,
+                    raft: None,
+                    members: None,
+                    _data: data,
+                })
             }
         }
     }
@@ -163,10 +191,21 @@ impl Node {
         }
     }
 
+    /// Hands the lead to another member, if this one has it, and goes on.
+    pub(super) async fn hand_over(&self) {
+        if let Some(raft) = &self.raft {
+            raft.hand_over().await;
+        }
+    }
+
     /// Hands over the lead, stops, and writes out what is only in memory.
     pub(super) async fn stop(self) {
         if let Some(raft) = &self.raft {
             raft.stop().await;
+        }
+        // Last: as long as it takes part, the others reach it.
+        if let Some(members) = self.members {
+            members.stop().await;
         }
         let state = self.state.clone();
         drop(self.replicator);

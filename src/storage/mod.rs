@@ -194,6 +194,11 @@ pub trait StateStore: StateReader + 'static {
     /// When the store failed; the node must stop applying.
     fn commit(&self, applied: Applied, writes: Vec<Mutation>) -> Result<(), StorageError>;
 
+    /// Whether a commit is done at once. Otherwise it waits for the disk, and its thread with it.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Hash and count of all rows, as of the last commit.
     fn witness(&self) -> Witness;
 

@@ -344,6 +344,10 @@ impl StateStore for SledState {
         Ok(())
     }
 
+    fn has_room(&self) -> bool {
+        write_behind::has_room(&self.shared)
+    }
+
     fn witness(&self) -> Witness {
         self.shared.read().index.witness()
     }

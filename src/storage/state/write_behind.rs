@@ -16,6 +16,8 @@ use crate::storage::{Applied, SnapshotFile, SnapshotJob, StorageError, Witness, 
 
 /// How long a commit waits for room before it gives up on the disk.
 const ROOM_PATIENCE: Duration = Duration::from_secs(60);
+/// While a snapshot is written nothing else is: a large state and a slow disk may take this long.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(600);
 
 /// A table takes no longer than this to be written, a few MiB as it has, or whoever runs this node is told.
 const STALLED: Duration = Duration::from_secs(10);
@@ -128,6 +130,11 @@ fn waiting_bytes(shared: &Shared) -> usize {
     live.active.bytes + live.frozen.iter().map(|table| table.bytes).sum::<usize>()
 }
 
+/// Whether there is room for more that waits to be written.
+pub(super) fn has_room(shared: &Shared) -> bool {
+    waiting_bytes(shared) < shared.options.waiting_bytes_max
+}
+
 /// Waits while too much waits to be written.
 pub(super) fn wait_for_room(shared: &Shared) -> Result<(), StorageError> {
     let control = shared.control();
@@ -144,19 +151,22 @@ pub(super) fn wait_for_room(shared: &Shared) -> Result<(), StorageError> {
         );
     }
     drop(control);
-    if waiting_bytes(shared) < shared.options.waiting_bytes_max {
+    if has_room(shared) {
         return Ok(());
     }
     hurry(shared);
-    let full = |control: &mut super::Control| {
-        control.failed.is_none() && waiting_bytes(shared) >= shared.options.waiting_bytes_max
-    };
-    let (control, waited) =
-        shared.wake.wait_timeout_while(shared.control(), ROOM_PATIENCE, full).unwrap_or_else(PoisonError::into_inner);
-    match &control.failed {
-        Some(why) => Err(StorageError::new(why.clone())),
-        None if waited.timed_out() => Err(StorageError::new("the state is written too slowly: the disk has stalled")),
-        None => Ok(()),
+    let full = |control: &mut super::Control| control.failed.is_none() && !has_room(shared);
+    let started = Instant::now();
+    let mut control = shared.control();
+    loop {
+        let (woken, waited) =
+            shared.wake.wait_timeout_while(control, ROOM_PATIENCE, full).unwrap_or_else(PoisonError::into_inner);
+        match &woken.failed {
+            Some(why) => return Err(StorageError::new(why.clone())),
+            None if !waited.timed_out() => return Ok(()),
+            None if woken.held && started.elapsed() < SNAPSHOT_PATIENCE => control = woken,
+            None => return Err(StorageError::new("the state is written too slowly: the disk has stalled")),
+        }
     }
 }
 
