@@ -251,15 +251,25 @@ pub(crate) async fn start_member_with(
 /// A member in memory that is a cluster by itself and reaches others by this.
 pub(crate) async fn lone_leader(options: &Options, dialer: Arc<dyn Dialer>) -> Node {
     let (log, state) = stores_in_memory();
+    lone_leader_on(options, log, state, Some(dialer)).await
+}
+
+/// The same on these stores.
+pub(crate) async fn lone_leader_on(
+    options: &Options,
+    log: Arc<dyn LogStore>,
+    state: Arc<dyn StateStore>,
+    dialer: Option<Arc<dyn Dialer>>,
+) -> Node {
     let address = free_address().await;
-    let leader = start_member_with(options, address, log, state, Some(dialer)).await;
+    let leader = start_member_with(options, address, log, state, dialer).await;
     let raft = leader.raft.as_ref().unwrap();
     raft.form(&[(options.node, address.to_string())].into()).await.unwrap();
     leader
 }
 
 /// In memory, with snapshots that are files, too.
-fn stores_in_memory() -> (Arc<dyn LogStore>, Arc<dyn StateStore>) {
+pub(crate) fn stores_in_memory() -> (Arc<dyn LogStore>, Arc<dyn StateStore>) {
     (Arc::new(MemoryLog::new()), Arc::new(MemoryState::open(Arc::default()).unwrap()))
 }
 
@@ -324,6 +334,17 @@ impl Node {
     /// Adds another member, in memory, and waits until it votes and has this configuration.
     pub(crate) async fn joined_by(&self, options: &Options, data_id: &str) {
         let (log, state) = stores_in_memory();
+        self.joined_by_one_on(options, log, state, data_id).await;
+    }
+
+    /// The same on these stores.
+    pub(crate) async fn joined_by_one_on(
+        &self,
+        options: &Options,
+        log: Arc<dyn LogStore>,
+        state: Arc<dyn StateStore>,
+        data_id: &str,
+    ) {
         let address = free_address().await;
         let newcomer = start_member_with(options, address, log, state, None).await;
         let member = Member { node: options.node, member_address: address.to_string(), http_address: String::new() };

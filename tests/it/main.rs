@@ -3,10 +3,11 @@
 
 mod cluster;
 mod conformance;
-mod half_a_snapshot;
 mod harness;
+mod hooked;
 mod late_answers;
 mod openraft_suite;
 mod order;
 mod slow_link;
+mod snapshots;
 mod state_machine;

@@ -1,7 +1,10 @@
 //! What must come before what: registering before comparing, committing before telling. Each test brings about the one
 //! moment at which the other order loses a change.
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
@@ -11,16 +14,16 @@ use coracle::{
     metrics::Metrics,
     replication::{Applier, BoxFuture, ProposeError, Replicator, Status},
     service::{ClientLabels, Interest, Seen, ServiceError, Services},
-    state_machine::{ReadError, StateReader, Versions},
+    state_machine::StateReader,
     storage::{Applied, LogEntry, Payload, StateStore, codec, memory::MemoryState},
-    types::{
-        Command, ConfigKey, ConfigRecord, Consistency, Content, Digest, Head, LogId, Millis, Namespace, NamespaceId,
-        Proposal, Publication, RememberedRequest, Reply, RequestId, Revision, Variant,
-    },
+    types::{Command, Consistency, Content, Digest, LogId, Millis, Proposal, Publication, Reply, Revision, Variant},
     watch::{Hub, Watcher},
 };
 
-use crate::harness::{Cluster, Disk, Mode, key, publication};
+use crate::{
+    harness::{Cluster, Disk, Mode, key, publication},
+    hooked::{Hook, Hooked},
+};
 
 fn entry(index: u64, text: &str) -> LogEntry {
     entry_of(index, Command::PublishConfig(Box::new(publication("a", text))))
@@ -37,65 +40,34 @@ fn entry_of(index: u64, command: Command) -> LogEntry {
     LogEntry { id: LogId { term: 1, node: 0, index }, payload }
 }
 
-/// Reads as its state does; after the first look at a key's versions this is applied.
-struct ChangedAfterTheFirstLook {
-    state: Arc<MemoryState>,
-    applier: Applier,
-    change: Mutex<Option<Vec<LogEntry>>>,
-}
-
-impl StateReader for ChangedAfterTheFirstLook {
-    fn look(&self, key: &ConfigKey) -> (Revision, Option<Arc<Versions>>) {
-        let found = self.state.look(key);
-        if let Some(change) = self.change.lock().unwrap().take() {
-            self.applier.apply(change).unwrap();
-        }
-        found
-    }
-
-    fn record(&self, key: &ConfigKey, variant: &Variant) -> Result<Option<Arc<ConfigRecord>>, ReadError> {
-        self.state.record(key, variant)
-    }
-
-    fn namespace(&self, id: &NamespaceId) -> Option<Namespace> {
-        self.state.namespace(id)
-    }
-
-    fn namespaces(&self) -> Vec<Namespace> {
-        self.state.namespaces()
-    }
-
-    fn list(&self, wanted: &dyn Fn(&ConfigKey) -> bool) -> Vec<(ConfigKey, Head)> {
-        self.state.list(wanted)
-    }
-
-    fn remembered_request(&self, id: RequestId) -> Option<RememberedRequest> {
-        self.state.remembered_request(id)
-    }
-
-    fn oldest_request(&self, after: Revision) -> Option<RememberedRequest> {
-        self.state.oldest_request(after)
-    }
-
-    fn remembered_count(&self) -> usize {
-        self.state.remembered_count()
-    }
-
-    fn revision(&self) -> Revision {
-        self.state.revision()
-    }
-}
-
-/// A state to which `before` was applied; `change` is, too, as soon as somebody has looked at a key's versions.
-async fn changed_after_the_first_look(before: Vec<LogEntry>, change: Vec<LogEntry>) -> (Cluster, Services) {
-    let (state, hub) = (Arc::new(MemoryState::new()), Arc::<Hub>::default());
+/// A state to which `change` is applied as soon as somebody has looked at a key's versions. The flag says whether somebody has.
+fn changed_after_a_look(
+    hub: &Arc<Hub>,
+    before: Vec<LogEntry>,
+    change: Vec<LogEntry>,
+) -> (Arc<Hooked>, Arc<AtomicBool>) {
+    let state: Arc<dyn StateStore> = Arc::new(MemoryState::new());
     let applier = Applier::new(state.clone(), hub.clone(), Metrics::new());
     applier.apply(before).unwrap();
-    let reader = Arc::new(ChangedAfterTheFirstLook { state, applier, change: Mutex::new(Some(change)) });
+    let looked = Arc::<AtomicBool>::default();
+    let (change, flag) = (Mutex::new(Some(change)), looked.clone());
+    let hook: Hook = Arc::new(move || {
+        if let Some(change) = change.lock().unwrap().take() {
+            applier.apply(change).unwrap();
+            flag.store(true, Ordering::SeqCst);
+        }
+    });
+    (Arc::new(Hooked { looked: hook, ..Hooked::of(state) }), looked)
+}
+
+/// Services on such a state.
+async fn changed_after_the_first_look(before: Vec<LogEntry>, change: Vec<LogEntry>) -> (Cluster, Services) {
+    let hub = Arc::<Hub>::default();
+    let (state, _) = changed_after_a_look(&hub, before, change);
     // Only asked whether it has loaded everything, which a standalone node has.
     let node = Cluster::start(Mode::Standalone, Disk::Memory).await;
     let clock = Arc::<ManualClock>::default();
-    let services = Services::new(clock, node.first().replicator.clone(), None, reader, hub, Metrics::new());
+    let services = Services::new(clock, node.first().replicator.clone(), None, state, hub, Metrics::new());
     (node, services)
 }
 
@@ -155,7 +127,7 @@ async fn a_read_is_of_the_revision_that_it_says() {
 }
 
 /// Has loaded everything as soon as the state was looked at.
-struct LoadedAfterTheFirstLook(Arc<ChangedAfterTheFirstLook>);
+struct LoadedAfterTheFirstLook(Arc<AtomicBool>);
 
 impl Replicator for LoadedAfterTheFirstLook {
     fn propose(&self, _: Proposal) -> BoxFuture<'_, Result<Reply, ProposeError>> {
@@ -167,7 +139,7 @@ impl Replicator for LoadedAfterTheFirstLook {
     }
 
     fn caught_up(&self) -> bool {
-        self.0.change.lock().unwrap().is_none()
+        self.0.load(Ordering::SeqCst)
     }
 
     fn status(&self) -> Status {
@@ -177,12 +149,10 @@ impl Replicator for LoadedAfterTheFirstLook {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_node_loads_while_it_is_read_is_not_a_configuration_that_does_not_exist() {
-    let (state, hub) = (Arc::new(MemoryState::new()), Arc::<Hub>::default());
-    let applier = Applier::new(state.clone(), hub.clone(), Metrics::new());
-    let change = Mutex::new(Some(vec![entry(1, "loaded")]));
-    let reader = Arc::new(ChangedAfterTheFirstLook { state, applier, change });
-    let replicator = Arc::new(LoadedAfterTheFirstLook(reader.clone()));
-    let services = Services::new(Arc::<ManualClock>::default(), replicator, None, reader, hub, Metrics::new());
+    let hub = Arc::<Hub>::default();
+    let (state, looked) = changed_after_a_look(&hub, Vec::new(), vec![entry(1, "loaded")]);
+    let replicator = Arc::new(LoadedAfterTheFirstLook(looked));
+    let services = Services::new(Arc::<ManualClock>::default(), replicator, None, state, hub, Metrics::new());
     let (a, client) = (key("a"), ClientLabels::default());
     let first = services.get(&a, &client, Consistency::Local).await;
     assert!(matches!(first, Err(ServiceError::Unavailable(_))), "{first:?}");
