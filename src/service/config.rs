@@ -107,8 +107,7 @@ impl Services {
     ) -> Result<Read<Option<Found>>, ServiceError> {
         self.read_barrier(consistency).await?;
         self.metrics.reads.inc();
-        let read = self.read(key, |versions| visible(versions, client))?;
-        Ok(Read { value: read.value.map(|(variant, record)| Found { variant, record }), revision: read.revision })
+        self.read(key, |versions| visible(versions, client))
     }
 
     /// The record of the version that `choose` names, of one state: a change between the look at the versions and that at the
@@ -117,7 +116,7 @@ impl Services {
         &self,
         key: &ConfigKey,
         choose: impl Fn(&Versions) -> Option<Visible>,
-    ) -> Result<Read<Option<(Variant, Arc<ConfigRecord>)>>, ServiceError> {
+    ) -> Result<Read<Option<Found>>, ServiceError> {
         for _ in 0..LOOKS_MAX {
             // First: what a node that has loaded everything does not have is not there.
             let loaded = self.loaded();
@@ -129,7 +128,7 @@ impl Services {
             if let Some(record) = self.state.record(key, &variant)?
                 && record.modified == head.modified
             {
-                return Ok(Read { value: Some((variant, record)), revision });
+                return Ok(Read { value: Some(Found { variant, record }), revision });
             }
         }
         Err(ServiceError::Unavailable(format!("{key} changes faster than it can be read; try again")))
@@ -158,7 +157,7 @@ impl Services {
         let named =
             |versions: &Versions| versions.head(variant).map(|head| Visible { variant: variant.clone(), head: *head });
         let read = self.read(key, named)?;
-        Ok(Read { value: read.value.map(|(_, record)| record), revision: read.revision })
+        Ok(Read { value: read.value.map(|found| found.record), revision: read.revision })
     }
 
     pub(super) async fn read_barrier(&self, consistency: Consistency) -> Result<(), ServiceError> {
