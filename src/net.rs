@@ -3,11 +3,6 @@ use std::{future::Future, io, pin::Pin};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Whether this is `host:port`, and the port is a number of one.
-pub fn is_address(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0))
-}
-
 /// A connection, as far as those know it who speak over it.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 

@@ -75,8 +75,9 @@ fn records(path: &Path) -> Vec<(usize, u8)> {
     found
 }
 
+/// Whether it says that the last batch was durable: by a mark, or by its header if there is nothing else in it.
 fn is_marked(path: &Path) -> bool {
-    records(path).last().is_some_and(|(_, kind)| *kind == MARK)
+    records(path).last().is_none_or(|(_, kind)| *kind == MARK)
 }
 
 /// Waits until the writer found nothing to do.
@@ -123,6 +124,23 @@ fn a_lost_mark_never_makes_a_torn_batch_look_like_damage() {
         zero(path, found[batch as usize + 3].0..PAGE * 4);
         zero(path, found[lost].0..found[3].0 + HEAD);
         assert_eq!(all(&open(dir.path())), vec![text(1)], "a batch of {batch} was answered to nobody");
+    }
+}
+
+#[test]
+fn a_last_batch_that_ends_where_its_segment_ends_is_not_taken_for_torn() {
+    // Whatever room it leaves: for two marks, for one, for none.
+    for payload in (900..2_100).step_by(48) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path());
+        append(&log, vec![entry(1, 1, vec![b'x'; 10_000])]);
+        append(&log, vec![entry(1, 2, vec![b'x'; payload])]);
+        drop(log);
+        let path = &segments(dir.path())[0];
+        let (last, _) = records(path).into_iter().rev().find(|(_, kind)| *kind != MARK).unwrap();
+        zero(path, last + HEAD..last + HEAD + 1);
+        let opened = SegmentLog::open(dir.path(), OPTIONS, Metrics::new());
+        assert!(opened.is_err(), "{payload}: what was acknowledged was cut off");
     }
 }
 

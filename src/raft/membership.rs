@@ -15,8 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{MemberNode, TypeConfig, convert::membership_to_wire, peers::Lane, replicator::Core, wire};
 use crate::{
-    net::is_address,
-    replication::AdministrationError,
+    replication::{AdministrationError, is_address},
     storage::{LogEntry, LogStore, Payload, Vote},
     types::LogId,
 };

@@ -196,13 +196,8 @@ impl RaftReplicator {
         }
     }
 
-    /// Hands the lead to another node if this one has it, then stops taking part. Takes at most about a second.
-    pub async fn stop(&self) {
-        self.hand_over().await;
-        self.abandon().await;
-    }
-
-    /// Stops taking part without a word to the others, as a crash would.
+    /// Stops taking part without a word to the others, as a crash would. A leader hands over first, or the others have to
+    /// miss it.
     pub async fn abandon(&self) {
         if let Err(err) = self.core.raft.shutdown().await {
             tracing::error!(%err, "stop consensus");

@@ -198,10 +198,10 @@ impl Node {
         }
     }
 
-    /// Hands over the lead, stops, and writes out what is only in memory.
+    /// Stops, and writes out what is only in memory. To be handed over first.
     pub(super) async fn stop(self) {
         if let Some(raft) = &self.raft {
-            raft.stop().await;
+            raft.abandon().await;
         }
         // Last: as long as it takes part, the others reach it.
         if let Some(members) = self.members {

@@ -8,8 +8,7 @@ use std::{
 
 use super::node::{MemberOptions, Mode};
 use crate::{
-    net::is_address,
-    replication::SnapshotPolicy,
+    replication::{SnapshotPolicy, is_address},
     settings::{Settings, SettingsError},
     types::{Consistency, limits},
 };

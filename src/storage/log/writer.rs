@@ -254,11 +254,15 @@ impl Writer {
     /// that comes next, since they become durable together: either shows that the batch before them was durable, and
     /// neither says anything about the other.
     ///
-    /// There are two of them, a sector apart: no damage of one sector takes the end of the batch and both marks.
+    /// There are two of them, a sector apart: no damage of one sector takes the end of the batch and both marks. Where there is
+    /// no room for them the next segment begins: its header is durable before it has a name, and says as much.
     fn mark(&mut self) {
         self.marked = true;
         let bytes = (record::size(SECTOR_BYTES) + record::size(0)) as u64;
         if self.offset + bytes > self.active.bytes {
+            if let Err(err) = self.make_room(bytes) {
+                tracing::warn!(%err, "begin the next segment of the log");
+            }
             return;
         }
         self.buffer.clear();
