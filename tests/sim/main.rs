@@ -279,7 +279,7 @@ fn clusters_keep_their_promises() {
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "only with RUSTFLAGS='--cfg tokio_unstable' turmoil can seed tokio")]
 fn one_seed_gives_one_history() {
-    let [first, second] = [(); 2].map(|()| run(4, 8, Plant::Nothing));
+    let [first, second] = [(); 2].map(|()| run(5, 8, Plant::Nothing));
     assert_eq!(first.violation, None);
     assert_eq!(first.hash, second.hash, "\n{}\n\n{}", first.events, second.events);
 }
