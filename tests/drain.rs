@@ -133,6 +133,27 @@ async fn writes_go_on_while_the_clients_of_the_leader_are_sent_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_stop_together_do_not_send_clients_to_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut servers = members(dir.path(), ["127.0.0.1", "127.0.0.2", "127.0.0.3"]).await;
+    let (third, second, first) = (servers.pop().unwrap(), servers.pop().unwrap(), servers.pop().unwrap());
+    let mut stays = client_of(&first).await;
+    let mut clients = [client_of(&second).await, client_of(&second).await];
+    let left = third.http_address().to_string();
+    let first = tokio::spawn(first.stop());
+    // It waits for its client from here on.
+    reset(&mut stays).await;
+    let second = tokio::spawn(second.stop());
+    for client in &mut clients {
+        assert_eq!(named(&reset(client).await), left);
+    }
+    drop(clients);
+    timeout(PATIENCE, first).await.unwrap().unwrap();
+    timeout(PATIENCE, second).await.unwrap().unwrap();
+    third.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_that_share_a_host_are_not_named_and_a_health_check_says_to_go() {
     let dir = tempfile::tempdir().unwrap();
     let mut servers = members(dir.path(), ["127.0.0.1"; 3]).await;

@@ -20,6 +20,7 @@ use serde_json::Value;
 
 use self::connection::{Connection, Request, Response};
 pub use self::watch::Watch;
+use crate::types::is_address;
 
 /// How long a request may take, a long poll aside.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,7 +106,7 @@ impl Builder {
             self.servers.push("127.0.0.1:8848".into());
         }
         for server in &self.servers {
-            if server.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            if !is_address(server) {
                 return Err(Error::Invalid(format!("a server is named by HOST:PORT, not by {server:?}")));
             }
         }

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{MemberNode, TypeConfig, convert::membership_to_wire, peers::Lane, replicator::Core, wire};
 use crate::{
-    replication::{AdministrationError, is_address},
+    replication::AdministrationError,
     storage::{LogEntry, LogStore, Payload, Vote},
-    types::LogId,
+    types::{LogId, is_address},
 };
 
 /// How long a change of members may take: a new member must first get a snapshot.
@@ -146,14 +146,25 @@ async fn add(core: &Core, node: u64, member_address: String) -> Result<(), Admin
 /// Waits until a learner has what there was when it was added, and nearly all that came since. openraft, asked to wait, takes
 /// one that was never heard of for caught up as long as the log has fewer entries than `replication_lag_threshold`.
 async fn caught_up(core: &Core, node: u64, added: u64) -> Result<(), AdministrationError> {
+    let is_removed = |metrics: &RaftMetrics<TypeConfig>| {
+        let membership = &metrics.membership_config;
+        let is_newer = membership.log_id().as_ref().is_some_and(|id| id.index >= added);
+        is_newer && membership.membership().get_node(&node).is_none()
+    };
     let has_caught_up = |metrics: &RaftMetrics<TypeConfig>| {
         let Some(replication) = &metrics.replication else { return true };
+        if is_removed(metrics) {
+            return true;
+        }
         let matched = replication.get(&node).and_then(Option::as_ref).map(|it| it.index);
         matched.is_some_and(|it| it >= added && it + LAG_MAX >= metrics.last_log_index.unwrap_or_default())
     };
     match core.raft.wait(None).metrics(has_caught_up, "a learner has caught up").await {
-        Ok(metrics) if metrics.replication.is_some() => Ok(()),
-        Ok(_) => Err(leader_changed()),
+        Ok(metrics) if metrics.replication.is_none() => Err(leader_changed()),
+        Ok(metrics) if is_removed(&metrics) => {
+            Err(AdministrationError::Refused(format!("node {node} was removed meanwhile")))
+        }
+        Ok(_) => Ok(()),
         Err(err) => Err(AdministrationError::Unavailable(err.to_string())),
     }
 }

@@ -89,6 +89,8 @@ pub(super) struct Core {
     /// Where clients find this node.
     pub(super) http: Option<SocketAddr>,
     caught_up: AtomicBool,
+    /// It is about to stop.
+    leaving: AtomicBool,
 }
 
 /// Why a node did not start.
@@ -137,6 +139,7 @@ impl RaftReplicator {
             seed: options.seed,
             http: options.http,
             caught_up: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
         });
         let (queue, proposals) = mpsc::channel(limits::PROPOSALS_QUEUED_MAX);
         tokio::spawn(place_groups(core.clone(), proposals));
@@ -184,8 +187,10 @@ impl RaftReplicator {
         service::serve(self.core.clone(), incoming.map_ok(service::Other), stopped)
     }
 
-    /// Hands the lead to another node if this one has it. Takes at most about a second.
-    pub async fn hand_over(&self) {
+    /// To be said before a node stops, and again when it does. It hands the lead to another one if it has it, which takes at
+    /// most about a second, and from now on tells the others that clients should not come.
+    pub async fn leave(&self) {
+        self.core.leaving.store(true, Ordering::Release);
         if self.core.raft.is_leader() {
             let voters: Vec<u64> = self.core.raft.voter_ids().filter(|id| *id != self.core.node).collect();
             if let Some(best) = membership::most_up_to_date(&self.core, &voters)
@@ -256,9 +261,9 @@ impl Core {
         members.filter(|(id, _)| !self.is_me(**id)).map(|(id, node)| (*id, node.member_address.clone())).collect()
     }
 
-    /// Whether this node has all it needs to serve clients.
+    /// Whether this node has all it needs to serve clients, and is going to.
     pub(super) fn serves(&self) -> bool {
-        self.caught_up.load(Ordering::Acquire) && self.leader().is_some()
+        !self.leaving.load(Ordering::Acquire) && self.caught_up.load(Ordering::Acquire) && self.leader().is_some()
     }
 }
 

@@ -44,11 +44,6 @@ pub trait Administration: Send + Sync + 'static {
     fn contacts(&self) -> BoxFuture<'_, Vec<Contact>>;
 }
 
-/// Whether this is `host:port`, and the port is a number of one.
-pub fn is_address(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0))
-}
-
 /// A node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {

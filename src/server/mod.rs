@@ -138,10 +138,10 @@ impl Server {
         self.services.status()
     }
 
-    /// Answers what waits, hands over the lead, writes out what is only in memory, and ends. Takes at most about 4 s.
+    /// Hands over the lead, answers what waits, writes out what is only in memory, and ends. Takes at most about 4 s.
     pub async fn stop(self) {
         // First: while clients are sent away, writes through the others go on.
-        self.node.hand_over().await;
+        self.node.leave().await;
         self.stopping.send_replace(true);
         let ((), served) = tokio::join!(self.grpc.stop(), self.serving);
         if let Err(err) = served {

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What other members have on their way to one that stops has this long to be answered.
-const MEMBERS_LEAVE: Duration = Duration::from_millis(500);
+const MEMBERS_LEAVE: Duration = Duration::from_millis(100);
 
 /// How a node agrees with others.
 #[derive(Debug, Clone)]
@@ -95,12 +95,15 @@ struct MembersServed {
 }
 
 impl MembersServed {
-    /// Ends when nothing of it is left.
+    /// Takes no more connections. Those that are there end with the process, or when the other members hang up.
     async fn stop(self) {
         drop(self.stop);
         let abort = self.task.abort_handle();
-        if timeout(MEMBERS_LEAVE, self.task).await.is_err() {
-            abort.abort();
+        match timeout(MEMBERS_LEAVE, self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(err)) => tracing::error!(%err, "serve the other members"),
+            // A stream of entries that waits for the next one does not end by itself.
+            Err(_) => abort.abort(),
         }
     }
 }
@@ -191,16 +194,18 @@ impl Node {
         }
     }
 
-    /// Hands the lead to another member, if this one has it, and goes on.
-    pub(super) async fn hand_over(&self) {
+    /// Hands the lead to another member, if this one has it, and tells them that it is about to stop.
+    pub(super) async fn leave(&self) {
         if let Some(raft) = &self.raft {
-            raft.hand_over().await;
+            raft.leave().await;
         }
     }
 
-    /// Stops, and writes out what is only in memory. To be handed over first.
+    /// Stops, and writes out what is only in memory.
     pub(super) async fn stop(self) {
         if let Some(raft) = &self.raft {
+            // It may have come to lead meanwhile.
+            raft.leave().await;
             raft.abandon().await;
         }
         // Last: as long as it takes part, the others reach it.

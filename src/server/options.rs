@@ -8,9 +8,9 @@ use std::{
 
 use super::node::{MemberOptions, Mode};
 use crate::{
-    replication::{SnapshotPolicy, is_address},
+    replication::SnapshotPolicy,
     settings::{Settings, SettingsError},
-    types::{Consistency, limits},
+    types::{Consistency, is_address, limits},
 };
 
 /// Nacos SDKs dial HTTP + 1000.

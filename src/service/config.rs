@@ -66,7 +66,7 @@ pub struct Page<T> {
     pub total: usize,
     /// What is on this page.
     pub items: Vec<T>,
-    /// There is not all that should be on this page: it would be too large.
+    /// There is not all that should be on this page, which would be too large, and the total is not known.
     pub is_cut: bool,
 }
 
@@ -254,10 +254,11 @@ impl Filter {
             page.total += 1;
             if on_page {
                 bytes += record.content.len();
-                page.is_cut |= bytes > limits::PAGE_BYTES_MAX;
-                if !page.is_cut {
-                    page.items.push((key, record));
+                if bytes > limits::PAGE_BYTES_MAX {
+                    page.is_cut = true;
+                    return Ok(page);
                 }
+                page.items.push((key, record));
             }
         }
         Ok(page)

@@ -15,3 +15,8 @@ pub use key::{ConfigKey, InvalidName, NameField, NameProblem, NamespaceId, Tag};
 pub use pattern::{InvalidPattern, KeyPattern};
 pub use record::{Attributes, Author, ConfigRecord, Head, LogId, Millis, Mutation, Namespace, Revision, Variant};
 pub use request::{InvalidRequestId, RememberedRequest, Request, RequestId};
+
+/// Whether this is `host:port`, and the port is a number of one.
+pub fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|it| it > 0))
+}

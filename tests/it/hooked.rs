@@ -21,6 +21,8 @@ pub(crate) struct Hooked {
     pub(crate) state: Arc<dyn StateStore>,
     /// After somebody has looked at the versions of a key.
     pub(crate) looked: Hook,
+    /// After somebody has listed keys.
+    pub(crate) listed: Hook,
     /// Before a snapshot that is due is written.
     pub(crate) writes_snapshot: Hook,
     /// Before a snapshot that comes in is written to the disk.
@@ -35,6 +37,7 @@ impl Hooked {
         Self {
             state,
             looked: nothing.clone(),
+            listed: nothing.clone(),
             writes_snapshot: nothing.clone(),
             receives: nothing.clone(),
             installs: nothing,
@@ -62,7 +65,9 @@ impl StateReader for Hooked {
     }
 
     fn list(&self, wanted: &dyn Fn(&ConfigKey) -> bool) -> Vec<(ConfigKey, Head)> {
-        self.state.list(wanted)
+        let found = self.state.list(wanted);
+        (self.listed)();
+        found
     }
 
     fn remembered_request(&self, id: RequestId) -> Option<RememberedRequest> {

@@ -1,6 +1,7 @@
 //! What must come before what: registering before comparing, committing before telling. Each test brings about the one
 //! moment at which the other order loses a change.
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -124,6 +125,29 @@ async fn a_read_is_of_the_revision_that_it_says() {
     let (_node, services) = changed_after_the_first_look(vec![entry(1, "old")], change()).await;
     let read = services.get_variant(&key("a"), &Variant::Formal, Consistency::Local).await.unwrap();
     assert_eq!((read.revision, read.value.unwrap().modified), (Revision(2), Revision(2)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_published_anew_while_its_id_is_removed_stays() {
+    let cluster = Arc::new(Cluster::start(Mode::Standalone, Disk::Memory).await);
+    let old = cluster.first().publish_until_acknowledged("a", "old").await;
+    let (once, node, runtime) = (Mutex::new(true), cluster.clone(), tokio::runtime::Handle::current());
+    let listed: Hook = Arc::new(move || {
+        if std::mem::take(&mut *once.lock().unwrap()) {
+            let again = async {
+                let remove = Command::RemoveConfig { key: key("a"), variant: Variant::Formal, created: None };
+                node.first().propose(remove).await.unwrap();
+                node.first().publish_until_acknowledged("a", "anew").await;
+            };
+            tokio::task::block_in_place(|| runtime.block_on(again));
+        }
+    });
+    let (first, hub) = (cluster.first(), Arc::<Hub>::default());
+    let state = Arc::new(Hooked { listed, ..Hooked::of(first.state.clone()) });
+    let clock = Arc::<ManualClock>::default();
+    let services = Services::new(clock, first.replicator.clone(), None, state, hub, Metrics::new());
+    assert_eq!(services.remove_created(&BTreeSet::from([old])).await.unwrap(), None, "it is gone already");
+    assert_eq!(first.text("a").as_deref(), Some("anew"));
 }
 
 /// Has loaded everything as soon as the state was looked at.

@@ -262,6 +262,8 @@ impl Writer {
         if self.offset + bytes > self.active.bytes {
             if let Err(err) = self.make_room(bytes) {
                 tracing::warn!(%err, "begin the next segment of the log");
+                // It may have its name, and say that this one ends here: what comes next must not go into this one.
+                self.offset = self.active.bytes;
             }
             return;
         }

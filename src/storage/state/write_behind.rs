@@ -155,16 +155,20 @@ pub(super) fn wait_for_room(shared: &Shared) -> Result<(), StorageError> {
         return Ok(());
     }
     hurry(shared);
-    let full = |control: &mut super::Control| control.failed.is_none() && !has_room(shared);
     let started = Instant::now();
     let mut control = shared.control();
     loop {
+        let mut held = false;
+        let full = |control: &mut super::Control| {
+            held |= control.held;
+            control.failed.is_none() && !has_room(shared)
+        };
         let (woken, waited) =
             shared.wake.wait_timeout_while(control, ROOM_PATIENCE, full).unwrap_or_else(PoisonError::into_inner);
         match &woken.failed {
             Some(why) => return Err(StorageError::new(why.clone())),
             None if !waited.timed_out() => return Ok(()),
-            None if woken.held && started.elapsed() < SNAPSHOT_PATIENCE => control = woken,
+            None if held && started.elapsed() < SNAPSHOT_PATIENCE => control = woken,
             None => return Err(StorageError::new("the state is written too slowly: the disk has stalled")),
         }
     }
