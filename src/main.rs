@@ -47,8 +47,9 @@ fn run(action: Action) -> Result<(), Failure> {
 
 fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
     let level = settings.text("log-level").unwrap_or("info");
-    // What consensus says at "info" is for its authors.
-    let filter = EnvFilter::try_new(format!("{level},openraft=warn"));
+    // What consensus says below "error" is for its authors, and much while a member is away; its front door says that
+    // somebody has not waited for an answer. Who wants to read it names it.
+    let filter = EnvFilter::try_new(format!("openraft=error,openraft::raft=off,{level}"));
     let filter =
         filter.map_err(|err| Failure::other(settings.wrong("log-level", &format!("a level or a filter ({err})"))))?;
     let json = match settings.text("log-format") {

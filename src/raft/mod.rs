@@ -8,6 +8,7 @@ mod log_storage;
 mod membership;
 mod network;
 mod peers;
+mod presence;
 mod read_index;
 mod replicator;
 mod runtime;

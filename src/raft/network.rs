@@ -1,6 +1,7 @@
 //! What this node says to other members for openraft. Every call has a deadline.
 use std::{
     collections::VecDeque,
+    error::Error,
     future::{Future, ready},
     io::Read,
     sync::{Arc, Mutex, PoisonError},
@@ -120,10 +121,20 @@ impl PeerNetwork {
 
 fn rpc_error(status: &Status) -> RPCError<TypeConfig> {
     if matches!(status.code(), Code::Unavailable | Code::FailedPrecondition) {
-        Unreachable::new(status).into()
+        Unreachable::from_string(reason(status)).into()
     } else {
-        NetworkError::new(status).into()
+        NetworkError::from_string(reason(status)).into()
     }
+}
+
+/// What it says, and what the system said, in one line.
+fn reason(status: &Status) -> String {
+    let mut root: &dyn Error = status;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    let (message, root) = (status.message(), root.to_string());
+    if root.contains(message) { root } else { format!("{message}: {root}") }
 }
 
 fn garbled(err: DecodeError) -> RPCError<TypeConfig> {
@@ -265,8 +276,22 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 sent.sent(&request);
                 request
             });
+            // openraft pauses after a failure, but in here: who dials before there is something to say, dials a member that
+            // refuses connections ten thousand times a second.
+            let mut requests = Box::pin(requests.peekable());
+            if requests.as_mut().peek().await.is_none() {
+                return Ok(stream::empty().boxed());
+            }
             let mut client = self.client()?;
-            let replies = self.unary(RPCTypes::AppendEntries, deadline, client.append(requests)).await?;
+            let is_sign_of_life = self.lane == Lane::Heartbeat;
+            if is_sign_of_life {
+                self.peers.presence.asks(self.target, &self.address);
+            }
+            let replies = self.unary(RPCTypes::AppendEntries, deadline, client.append(requests)).await;
+            if is_sign_of_life {
+                self.peers.presence.hears(self.target, &replies);
+            }
+            let replies = replies?;
             let timed_out = self.timed_out(RPCTypes::AppendEntries, deadline);
             let answers = Answers { replies, owed, deadline, timed_out };
             let answers = stream::unfold(Some(answers), |answers| async {
@@ -282,16 +307,20 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
 
     async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
         let mut client = self.client()?;
+        self.peers.presence.asks(self.target, &self.address);
         let call = client.vote(self.vote_request(&rpc));
-        let reply = self.unary(RPCTypes::Vote, option.hard_ttl(), call).await?;
-        vote_response(reply).map_err(garbled)
+        let reply = self.unary(RPCTypes::Vote, option.hard_ttl(), call).await;
+        self.peers.presence.hears(self.target, &reply);
+        vote_response(reply?).map_err(garbled)
     }
 
     async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
         let mut client = self.client()?;
+        self.peers.presence.asks(self.target, &self.address);
         let call = client.pre_vote(self.vote_request(&rpc));
-        let reply = self.unary(RPCTypes::Vote, option.hard_ttl(), call).await?;
-        vote_response(reply).map_err(garbled)
+        let reply = self.unary(RPCTypes::Vote, option.hard_ttl(), call).await;
+        self.peers.presence.hears(self.target, &reply);
+        vote_response(reply?).map_err(garbled)
     }
 
     async fn full_snapshot(

@@ -21,7 +21,10 @@ use tonic::{
 };
 use tower_service::Service;
 
-use super::wire::{self, peer_client::PeerClient};
+use super::{
+    presence::Presence,
+    wire::{self, peer_client::PeerClient},
+};
 use crate::{
     net::{Connection, Dialer},
     types::limits,
@@ -96,6 +99,7 @@ pub struct Peers {
     node: u64,
     cluster: Arc<ClusterId>,
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
+    pub(super) presence: Presence,
     /// Instead of TCP.
     dialer: Option<Arc<dyn Dialer>>,
 }
@@ -123,7 +127,7 @@ impl Service<Uri> for Dialed {
 impl Peers {
     /// No connections yet: each is opened when it is first used, and again when it broke.
     pub fn new(node: u64, cluster: Arc<ClusterId>) -> Self {
-        Self { node, cluster, channels: Mutex::default(), dialer: None }
+        Self { node, cluster, channels: Mutex::default(), presence: Presence::default(), dialer: None }
     }
 
     /// Reaches the others by this instead of TCP.

@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{alias::WatchReceiverOf, async_runtime::watch::WatchReceiver, metrics::RaftServerMetrics};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, oneshot},
@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    MemberNode, Options, Peers, Raft, RaftLog, RaftState, contact, forward, membership,
+    MemberNode, Options, Peers, Raft, RaftLog, RaftState, TypeConfig, contact, forward, membership,
     network::NetworkFactory,
     read_index::{self, ReadIndex},
     runtime, service,
@@ -146,6 +146,7 @@ impl RaftReplicator {
         tokio::spawn(snapshot_by_bytes(Arc::downgrade(&core), options.snapshots.bytes));
         let read_index = ReadIndex::start(core.clone());
         tokio::spawn(catch_up(Arc::downgrade(&core)));
+        tokio::spawn(tell_who_leads(core.raft.server_metrics()));
         Ok(Self { core, queue, read_index })
     }
 
@@ -278,6 +279,27 @@ async fn catch_up(core: Weak<Core>) {
         }
         drop(core);
         sleep(LEADER_POLL).await;
+    }
+}
+
+/// Says so when another node leads, or none, for whoever reads the log.
+async fn tell_who_leads(mut metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>) {
+    let mut told = None;
+    loop {
+        let (leader, term) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.current_leader, metrics.vote.leader_id.term)
+        };
+        match leader {
+            _ if leader == told => {}
+            Some(leader) => tracing::info!(leader, term, "this node leads"),
+            None => tracing::info!(term, "no node leads"),
+        }
+        told = leader;
+        // Ends with consensus.
+        if metrics.changed().await.is_err() {
+            return;
+        }
     }
 }
 

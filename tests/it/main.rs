@@ -11,3 +11,4 @@ mod order;
 mod slow_link;
 mod snapshots;
 mod state_machine;
+mod unreachable;
