@@ -319,7 +319,10 @@ impl Client {
             return Next::Send(payload);
         }
         let quiet_until = self.connection.quiet_until(now);
-        while quiet_until.is_none()
+        // Who was told to go hears the rest where it comes next. A client in Go that lists what it was pushed while it changes
+        // over takes all its keys for listed there, and is deaf to them for minutes.
+        let pushes = quiet_until.is_none() && !self.told_to_go;
+        while pushes
             && let Some((pushed, tries)) = self.next_push(api, now, context)
         {
             if let Some(payload) = self.push(api, now, pushed, tries) {
@@ -329,7 +332,7 @@ impl Client {
         match self.detection.next(self.connection.last_active(), now) {
             Step::AskAt(at) => {
                 let at = quiet_until.map_or(at, |until| at.min(until));
-                let due = self.due.first().filter(|_| quiet_until.is_none()).map_or(at, |(due, _)| at.min(*due));
+                let due = self.due.first().filter(|_| pushes).map_or(at, |(due, _)| at.min(*due));
                 Next::Wait(farewell.map_or(due, |until| due.min(until)))
             }
             Step::Ask => Next::Send(internal("ClientDetectionRequest", api)),

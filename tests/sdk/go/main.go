@@ -232,6 +232,9 @@ func deleteAndCreate(it config_client.IConfigClient) {
 }
 
 func many(it config_client.IConfigClient, count int) {
+	// What is registered while a listen request is being answered, as after what the case before this one heard, the client
+	// takes for listed, and lists only minutes later.
+	time.Sleep(time.Second)
 	told := make([]*heard, count)
 	name := func(at int) string { return key(fmt.Sprintf("many%d-%d", count, at)) }
 	for at := range told {
