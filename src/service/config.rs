@@ -57,6 +57,8 @@ pub struct Filter {
     pub tags: Vec<String>,
     /// One of these types.
     pub types: Vec<String>,
+    /// The content, a pattern.
+    pub content: String,
 }
 
 /// A page of a listing.
@@ -272,7 +274,7 @@ impl Filter {
     }
 
     fn needs_records(&self) -> bool {
-        !(self.app_name.is_empty() && self.tags.is_empty() && self.types.is_empty())
+        !(self.app_name.is_empty() && self.tags.is_empty() && self.types.is_empty() && self.content.is_empty())
     }
 
     fn wants_record(&self, record: &ConfigRecord) -> bool {
@@ -282,10 +284,11 @@ impl Filter {
         (self.app_name.is_empty() || attributes.app_name.as_deref() == Some(&*self.app_name))
             && (self.tags.is_empty() || self.tags.iter().any(has_tag))
             && (self.types.is_empty() || self.types.iter().any(|it| it == attributes.content_type.as_str()))
+            && (self.content.is_empty() || like(&self.content, record.content.text()))
     }
 }
 
-/// `*` and `%` stand for any text, `_` for any one character. Names are ASCII.
+/// `*` and `%` stand for any text, `_` for any one character.
 fn like(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
@@ -297,7 +300,8 @@ fn like(pattern: &str, text: &str) -> bool {
                 star = Some((p + 1, t));
                 p += 1;
             }
-            Some(it) if *it == b'_' || *it == text[t] => (p, t) = (p + 1, t + 1),
+            Some(b'_') => (p, t) = (p + 1, t + character_bytes(text[t])),
+            Some(it) if *it == text[t] => (p, t) = (p + 1, t + 1),
             Some(_) | None => match star {
                 Some((after, at)) => {
                     star = Some((after, at + 1));
@@ -308,6 +312,16 @@ fn like(pattern: &str, text: &str) -> bool {
         }
     }
     pattern[p..].iter().all(|it| *it == b'*' || *it == b'%')
+}
+
+/// How many bytes a character has that begins with this one (UTF-8). A star may leave the rest of one to what follows it.
+fn character_bytes(first: u8) -> usize {
+    match first {
+        0xc0..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xff => 4,
+        0..=0xbf => 1,
+    }
 }
 
 #[cfg(test)]
@@ -325,6 +339,11 @@ mod tests {
             ("a*b*c", "aXbYbZc", true),
             ("a_c", "abc", true),
             ("a_c", "ac", false),
+            ("a_c", "a配c", true),
+            ("__", "配", false),
+            ("*_", "配", true),
+            ("*值_", "配 值🎉", true),
+            ("*值_🎉", "配 值🎉", false),
             ("t-", "t-xml", false),
             ("", "a", false),
             ("a**", "a", true),

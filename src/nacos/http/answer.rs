@@ -102,26 +102,37 @@ pub(super) fn illegal_name(err: &InvalidName) -> Box<Answer> {
     Box::new(caused(&why))
 }
 
+/// Nacos says so, and clients look for it.
+pub(super) const CAS_FAILED: &str = "Cas publish fail, server md5 may have changed.";
+
 /// The one table from service errors to statuses. Clients rotate servers on 500, 502 and 503 only.
-pub(super) fn failure(err: &ServiceError) -> Answer {
-    let status = match err {
+pub(super) fn status(err: &ServiceError) -> StatusCode {
+    match err {
         // Nacos: 500 for a failed compare-and-set; the text says what it was.
-        ServiceError::Rejected(Rejection::PreconditionFailed { .. }) => {
-            return plain(StatusCode::INTERNAL_SERVER_ERROR, "caused: Cas publish fail, server md5 may have changed.;");
-        }
-        ServiceError::Rejected(Rejection::TooManyGrayVersions) => {
-            return plain(
-                StatusCode::BAD_REQUEST,
-                format!("caused: gray config version is over max count :{};", crate::types::limits::GRAY_VERSIONS_MAX),
-            );
-        }
-        ServiceError::Rejected(Rejection::NamespaceExists | Rejection::NamespaceAbsent) => StatusCode::BAD_REQUEST,
+        ServiceError::Rejected(Rejection::PreconditionFailed { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
+        ServiceError::Rejected(
+            Rejection::TooManyGrayVersions | Rejection::NamespaceExists | Rejection::NamespaceAbsent,
+        ) => StatusCode::BAD_REQUEST,
         ServiceError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         ServiceError::OutcomeUnknown(_) => StatusCode::GATEWAY_TIMEOUT,
         ServiceError::Internal(why) => {
             tracing::error!(%why, "answer 500");
             StatusCode::INTERNAL_SERVER_ERROR
         }
+    }
+}
+
+/// What it says in v1.
+pub(super) fn failure(err: &ServiceError) -> Answer {
+    let why = match err {
+        ServiceError::Rejected(Rejection::PreconditionFailed { .. }) => CAS_FAILED.to_owned(),
+        ServiceError::Rejected(Rejection::TooManyGrayVersions) => {
+            format!("gray config version is over max count :{}", crate::types::limits::GRAY_VERSIONS_MAX)
+        }
+        ServiceError::Rejected(Rejection::NamespaceExists | Rejection::NamespaceAbsent)
+        | ServiceError::Unavailable(_)
+        | ServiceError::OutcomeUnknown(_)
+        | ServiceError::Internal(_) => err.to_string(),
     };
-    plain(status, format!("caused: {err};"))
+    plain(status(err), format!("caused: {why};"))
 }

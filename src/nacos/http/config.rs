@@ -55,11 +55,20 @@ fn publication(api: &Api, mut call: Call) -> Result<Publication, Refused> {
         call.required(name)?;
     }
     let key = call.key()?;
+    asked(&mut call, "src_user", "config_tags").publication(key, api.content_bytes_max).map_err(|refusal| match refusal
+    {
+        Refusal::Name(err) => illegal_name(&err),
+        Refusal::Content(why) | Refusal::Description(why) => Box::new(caused(&why)),
+    })
+}
+
+/// What a publish asks for; the names of two parameters differ from version to version.
+pub(super) fn asked(call: &mut Call, user: &str, config_tags: &str) -> Asked {
     let header = |name| call.header(name).map(str::to_owned);
     let (beta_ips, cas_md5, ip) = (header("betaips"), header("casmd5"), call.ip());
-    let user = call.params.filled("src_user").or_else(|| call.params.filled("username")).map(str::to_owned);
+    let user = call.params.filled(user).or_else(|| call.params.filled("username")).map(str::to_owned);
     let params = &mut call.params;
-    let asked = Asked {
+    Asked {
         content: params.take("content"),
         tag: params.take("tag"),
         beta_ips,
@@ -68,17 +77,13 @@ fn publication(api: &Api, mut call: Call) -> Result<Publication, Refused> {
         ip,
         content_type: params.take("type"),
         app_name: params.take("appName"),
-        config_tags: params.take("config_tags"),
+        config_tags: params.take(config_tags),
         description: params.take("desc"),
         usage: params.take("use"),
         effect: params.take("effect"),
         schema: params.take("schema"),
         encrypted_data_key: params.take("encryptedDataKey"),
-    };
-    asked.publication(key, api.content_bytes_max).map_err(|refusal| match refusal {
-        Refusal::Name(err) => illegal_name(&err),
-        Refusal::Content(why) | Refusal::Description(why) => Box::new(caused(&why)),
-    })
+    }
 }
 
 pub(super) async fn query(api: &Api, call: &Call) -> Answer {
@@ -97,7 +102,7 @@ fn not_found() -> Answer {
     plain(StatusCode::NOT_FOUND, "config data not exist\n")
 }
 
-fn content(found: &Found) -> Answer {
+pub(super) fn content(found: &Found) -> Answer {
     let Found { variant, record } = found;
     let attributes = &record.attributes;
     let mut answer = Answer::new(record.content.bytes().into());
@@ -246,23 +251,28 @@ pub(super) async fn stop_beta(api: &Api, call: &Call) -> Answer {
 }
 
 pub(super) async fn remove_ids(api: &Api, call: &Call) -> Answer {
-    let ids = match call.required("ids") {
-        Ok(ids) => ids,
+    let created = match call.required("ids").and_then(|it| ids(it).map_err(|why| Box::new(caused(&why)))) {
+        Ok(created) => created,
         Err(refused) => return *refused,
     };
-    let mut created = BTreeSet::new();
-    for id in ids.split(',').map(str::trim).filter(|id| !id.is_empty()) {
-        match id.parse() {
-            Ok(number) => drop(created.insert(Revision(number))),
-            Err(_) => return caused(&format!("parameter 'ids' has something that is not a number: {id:?}")),
-        }
-        if created.len() > limits::REMOVED_IDS_MAX {
-            return caused(&format!("parameter 'ids' has more than {} ids", limits::REMOVED_IDS_MAX));
-        }
-    }
     match api.services.remove_created(&created).await {
         Ok(Some(revision)) => with_revision(envelope(None, true), revision),
         Ok(None) => envelope(None, true),
         Err(err) => failure(&err),
     }
+}
+
+/// Ids as they are listed; or why not.
+pub(super) fn ids(text: &str) -> Result<BTreeSet<Revision>, String> {
+    let mut created = BTreeSet::new();
+    for id in text.split(',').map(str::trim).filter(|id| !id.is_empty()) {
+        match id.parse() {
+            Ok(number) => drop(created.insert(Revision(number))),
+            Err(_) => return Err(format!("parameter 'ids' has something that is not a number: {id:?}")),
+        }
+        if created.len() > limits::REMOVED_IDS_MAX {
+            return Err(format!("parameter 'ids' has more than {} ids", limits::REMOVED_IDS_MAX));
+        }
+    }
+    Ok(created)
 }

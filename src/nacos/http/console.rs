@@ -2,26 +2,26 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Api, NACOS_VERSION,
     answer::{Answer, caused, envelope, failure, illegal_name, json as json_answer, plain, with_revision},
     call::Call,
-    wrong_method,
+    result, wrong_method,
 };
 use crate::{
     nacos::names,
     service::{Read, ServiceError, Written},
-    types::{Namespace, NamespaceId},
+    types::{Namespace, NamespaceId, RequestId},
 };
 
 /// Nacos: the quota that the list of namespaces shows.
 const QUOTA_SHOWN: u32 = 200;
 /// Nacos: `ParamCheckRule`, name of a namespace.
-const NAMESPACE_NAME_MAX: usize = 256;
+pub(super) const NAMESPACE_NAME_MAX: usize = 256;
 /// Nacos: the width of its column.
-const NAMESPACE_DESCRIPTION_MAX: usize = 256;
+pub(super) const NAMESPACE_DESCRIPTION_MAX: usize = 256;
 
 pub(super) fn health(api: &Api) -> Answer {
     match api.services.status().not_ready {
@@ -44,9 +44,9 @@ pub(super) fn readiness_v1(api: &Api) -> Answer {
     }
 }
 
-/// The envelope of v2 and v3.
+/// Liveness, in the envelope of v2 and v3.
 pub(super) fn result_ok() -> Answer {
-    json_answer(&json!({ "code": 0, "message": "success", "data": "ok" }))
+    result::ok("ok")
 }
 
 pub(super) fn readiness(api: &Api) -> Answer {
@@ -66,8 +66,17 @@ pub(super) fn cluster_health(api: &Api) -> Answer {
 }
 
 pub(super) fn server_state(api: &Api) -> Answer {
+    json_answer(&state(api))
+}
+
+/// The same in the envelope of v3.
+pub(super) fn server_state_v3(api: &Api) -> Answer {
+    result::ok(state(api))
+}
+
+fn state(api: &Api) -> Value {
     let mode = if api.services.status().standalone { "standalone" } else { "cluster" };
-    json_answer(&json!({
+    json!({
         "version": NACOS_VERSION,
         "startup_mode": mode,
         "standalone_mode": mode,
@@ -79,7 +88,7 @@ pub(super) fn server_state(api: &Api) -> Answer {
         "login_page_enabled": "false",
         "console_ui_enabled": "false",
         "maxContent": api.content_bytes_max.to_string(),
-    }))
+    })
 }
 
 pub(super) async fn namespaces(api: &Api, call: Call) -> Answer {
@@ -105,58 +114,80 @@ fn id(text: &str) -> Result<NamespaceId, Box<Answer>> {
 
 async fn get(api: &Api, call: &Call) -> Outcome {
     let read = api.services.namespaces(call.consistency(api.clients.reads)?).await;
-    let Read { value: (created, counts), revision } = read.map_err(|err| Box::new(failure(&err)))?;
-    let answer = list(call, &created, &counts)?;
-    Ok(with_revision(answer, revision))
+    let Read { value, revision } = read.map_err(|err| Box::new(failure(&err)))?;
+    Ok(with_revision(list(call, &Shown::new(&value))?, revision))
 }
 
-fn list(call: &Call, created: &[Namespace], counts: &BTreeMap<String, usize>) -> Outcome {
-    let find = |id: &NamespaceId| created.iter().find(|it| it.id == *id);
-    let count = |id: &str| counts.get(id).copied().unwrap_or_default();
-    let shown = |it: &Namespace| {
+/// The namespaces, and how many configurations each has.
+pub(super) struct Shown<'a> {
+    created: &'a [Namespace],
+    counts: &'a BTreeMap<String, usize>,
+}
+
+impl<'a> Shown<'a> {
+    pub(super) fn new((created, counts): &'a (Vec<Namespace>, BTreeMap<String, usize>)) -> Self {
+        Self { created, counts }
+    }
+
+    fn entry(&self, id: &str, name: &str, description: &str, kind: u8) -> Value {
         json!({
-            "namespace": it.id.as_str(),
-            "namespaceShowName": it.name,
-            "namespaceDesc": it.description,
+            "namespace": id,
+            "namespaceShowName": name,
+            "namespaceDesc": description,
             "quota": QUOTA_SHOWN,
-            "configCount": count(it.id.as_str()),
-            "type": 1,
+            "configCount": self.counts.get(id).copied().unwrap_or_default(),
+            "type": kind,
         })
-    };
-    let public = json!({
-        "namespace": "public",
-        "namespaceShowName": "public",
-        "namespaceDesc": "Default Namespace",
-        "quota": QUOTA_SHOWN,
-        "configCount": count("public"),
-        "type": 0,
-    });
+    }
+
+    fn public(&self) -> Value {
+        self.entry("public", "public", "Default Namespace", 0)
+    }
+
+    fn created(&self, it: &Namespace) -> Value {
+        self.entry(it.id.as_str(), &it.name, &it.description, 1)
+    }
+
+    pub(super) fn find(&self, id: &NamespaceId) -> Option<Value> {
+        if id.is_public() {
+            return Some(self.public());
+        }
+        self.created.iter().find(|it| it.id == *id).map(|it| self.created(it))
+    }
+
+    pub(super) fn all(&self) -> Vec<Value> {
+        let mut all = vec![self.public()];
+        all.extend(self.created.iter().map(|it| self.created(it)));
+        all
+    }
+}
+
+fn list(call: &Call, shown: &Shown<'_>) -> Outcome {
     if call.params.get("checkNamespaceIdExist") == Some("true") {
         let id = id(call.required("customNamespaceId")?)?;
-        let exists = id.is_public() || find(&id).is_some();
-        return Ok(json_answer(&exists));
+        return Ok(json_answer(&shown.find(&id).is_some()));
     }
     if call.params.get("show") == Some("all") {
         let id = id(call.required("namespaceId")?)?;
-        if id.is_public() {
-            return Ok(json_answer(&public));
-        }
-        return match find(&id) {
-            Some(namespace) => Ok(json_answer(&shown(namespace))),
+        return match shown.find(&id) {
+            Some(namespace) => Ok(json_answer(&namespace)),
             None => {
                 let why = format!("caused: namespaceId [ {id} ] not exist;");
                 Ok(plain(StatusCode::NOT_FOUND, why))
             }
         };
     }
-    let mut all = vec![public];
-    all.extend(created.iter().map(shown));
-    Ok(envelope(None, all))
+    Ok(envelope(None, shown.all()))
+}
+
+/// In the name of a namespace.
+pub(super) fn has_illegal_character(name: &str) -> bool {
+    name.chars().any(|it| "@#$%^&*".contains(it))
 }
 
 fn namespace(id: NamespaceId, name: &str, description: Option<&str>) -> Result<Namespace, Box<Answer>> {
     let refused = |why: String| Err(Box::new(plain(StatusCode::BAD_REQUEST, why)));
-    if name.chars().any(|it| "@#$%^&*".contains(it)) {
+    if has_illegal_character(name) {
         return refused(
             "Param 'namespaceShowName' is illegal, illegal characters should not appear in the param.\r\n".into(),
         );
@@ -183,19 +214,23 @@ fn outcome(result: Result<Written, ServiceError>) -> Answer {
     }
 }
 
-async fn create(api: &Api, call: &Call) -> Outcome {
-    let Some(name) = call.params.filled("namespaceName") else {
-        return Ok(caused("Required parameter 'namespaceName' is not present."));
-    };
-    let request = call.request_id()?;
-    // An id that is left out is that of the request, or made from the time, the node, and a number that it gives once.
-    let made = match request {
+/// An id that is left out is that of the request, or made from the time, the node, and a number that it gives once.
+pub(super) fn made_id(api: &Api, call: &Call, request: Option<&RequestId>) -> String {
+    match request {
         Some(request) => format!("ns-{}", request.digest()),
         None => {
             let (node, number) = (api.services.status().node, api.clients.next_request.fetch_add(1, Ordering::Relaxed));
             format!("ns-{:x}-{node:x}-{number:x}", call.now.0)
         }
+    }
+}
+
+async fn create(api: &Api, call: &Call) -> Outcome {
+    let Some(name) = call.params.filled("namespaceName") else {
+        return Ok(caused("Required parameter 'namespaceName' is not present."));
     };
+    let request = call.request_id()?;
+    let made = made_id(api, call, request.as_ref());
     let custom = call.params.filled("customNamespaceId").unwrap_or(&made);
     let namespace = namespace(id(custom)?, name, call.params.get("namespaceDesc"))?;
     Ok(outcome(api.services.create_namespace(namespace, request).await))

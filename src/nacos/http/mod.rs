@@ -2,11 +2,14 @@
 mod answer;
 mod call;
 mod config;
+mod config_v2;
 mod console;
 mod listener;
 mod metrics;
+mod namespaces_v2;
 mod params;
 mod parking;
+mod result;
 mod search;
 
 use std::sync::Arc;
@@ -94,6 +97,18 @@ const LISTENER: &str = "/nacos/v1/cs/configs/listener";
 fn router(api: Arc<Api>) -> Router {
     let liveness = || get(|| async { console::result_ok() });
     let readiness = || get(|State(api): State<Arc<Api>>| async move { console::readiness(&api) });
+    /// The configuration API of v2 and v3: a call that is read, then one of their handlers.
+    macro_rules! enveloped {
+        ($handler:path) => {
+            any(|State(api): State<Arc<Api>>, request: Request| async move {
+                let answer = match Call::read(&api, request).await {
+                    Ok(call) => $handler(&api, call).await.unwrap_or_else(|refused| *refused),
+                    Err(answer) => answer,
+                };
+                stamp(&api, answer)
+            })
+        };
+    }
     Router::new()
         .route(CONFIGS, any(configs))
         .route("/nacos/v1/cs/configs/catalog", any(catalog))
@@ -119,6 +134,22 @@ fn router(api: Arc<Api>) -> Router {
         )
         .route("/nacos/v2/console/health/liveness", liveness())
         .route("/nacos/v2/console/health/readiness", readiness())
+        .route("/nacos/v2/cs/config", enveloped!(config_v2::v2))
+        .route("/nacos/v2/cs/config/searchDetail", enveloped!(config_v2::search_detail))
+        .route("/nacos/v2/console/namespace", enveloped!(namespaces_v2::one))
+        .route("/nacos/v2/console/namespace/list", enveloped!(namespaces_v2::list))
+        .route("/nacos/v3/client/cs/config", enveloped!(config_v2::client))
+        .route("/nacos/v3/admin/cs/config", enveloped!(config_v2::admin))
+        .route("/nacos/v3/admin/cs/config/list", enveloped!(config_v2::list))
+        .route("/nacos/v3/admin/cs/config/batch", enveloped!(config_v2::batch))
+        .route("/nacos/v3/admin/cs/config/beta", enveloped!(config_v2::beta))
+        .route("/nacos/v3/admin/core/namespace", enveloped!(namespaces_v2::one))
+        .route("/nacos/v3/admin/core/namespace/list", enveloped!(namespaces_v2::list))
+        .route("/nacos/v3/admin/core/namespace/check", enveloped!(namespaces_v2::check))
+        .route(
+            "/nacos/v3/admin/core/state",
+            get(|State(api): State<Arc<Api>>| async move { console::server_state_v3(&api) }),
+        )
         .route("/nacos/v3/admin/core/state/liveness", liveness())
         .route("/nacos/v3/admin/core/state/readiness", readiness())
         .route("/nacos/{*rest}", any(unknown))

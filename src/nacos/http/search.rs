@@ -6,6 +6,7 @@ use super::{
     answer::{Answer, caused, failure, illegal_name, json as json_answer, with_revision},
     call::Call,
     config::summary,
+    result::{self, Failed},
 };
 use crate::{
     nacos::names,
@@ -15,22 +16,51 @@ use crate::{
 
 /// More on one page is refused: an answer is built in memory.
 const PAGE_SIZE_MAX: usize = 10_000;
+/// A longer pattern is refused: it is compared with every content.
+const CONTENT_PATTERN_MAX: usize = 256;
+
+/// A page, as it is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PageOf {
+    /// From 1 on.
+    number: usize,
+    pub(super) size: usize,
+}
+
+impl PageOf {
+    pub(super) fn skip(self) -> usize {
+        (self.number - 1).saturating_mul(self.size)
+    }
+
+    /// What is answered: the same in all versions.
+    pub(super) fn of(self, total: usize, items: Vec<Value>) -> Value {
+        json!({
+            "totalCount": total,
+            "pageNumber": self.number,
+            "pagesAvailable": total.div_ceil(self.size),
+            "pageItems": items,
+        })
+    }
+}
+
+pub(super) fn page_too_large() -> String {
+    format!("the contents of this page have more than {} bytes; ask for a smaller pageSize", limits::PAGE_BYTES_MAX)
+}
 
 pub(super) async fn search(api: &Api, call: &Call, blur: bool) -> Answer {
     let asked = request(call, blur).and_then(|asked| Ok((asked, call.consistency(api.clients.reads)?)));
-    let ((filter, page, size), consistency) = match asked {
+    let ((filter, page), consistency) = match asked {
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
     let by_tags = !filter.tags.is_empty();
-    let read = match api.services.search(filter, (page - 1).saturating_mul(size), size, consistency).await {
+    let read = match api.services.search(filter, page.skip(), page.size, consistency).await {
         Ok(read) => read,
         Err(err) => return failure(&err),
     };
     let listed = read.value;
     if listed.is_cut {
-        let max = limits::PAGE_BYTES_MAX;
-        return caused(&format!("the contents of this page have more than {max} bytes; ask for a smaller pageSize"));
+        return caused(&page_too_large());
     }
     let items: Vec<Value> = listed
         .items
@@ -47,29 +77,86 @@ pub(super) async fn search(api: &Api, call: &Call, blur: bool) -> Answer {
             item
         })
         .collect();
-    let answer = json_answer(&json!({
-        "totalCount": listed.total,
-        "pageNumber": page,
-        "pagesAvailable": listed.total.div_ceil(size),
-        "pageItems": items,
-    }));
-    with_revision(answer, read.revision)
+    with_revision(json_answer(&page.of(listed.total, items)), read.revision)
+}
+
+/// How a version calls the parameters of a search.
+pub(super) struct Asked {
+    pub(super) data_id: &'static str,
+    pub(super) group: &'static str,
+    pub(super) namespace: &'static str,
+    pub(super) tags: &'static str,
+    pub(super) types: &'static str,
+    pub(super) content: &'static str,
+    /// Whether names may be patterns.
+    pub(super) blur: bool,
+}
+
+impl Asked {
+    pub(super) fn filter(&self, call: &Call) -> Result<Filter, Failed> {
+        let text = |name| call.params.get(name).unwrap_or_default();
+        let (data_id, group, content) = (text(self.data_id), text(self.group), text(self.content));
+        if self.blur {
+            check_patterns(data_id, group)?;
+        } else {
+            names::check(Some(data_id), Some(group), text(self.namespace))?;
+        }
+        if content.len() > CONTENT_PATTERN_MAX {
+            let why = format!("'{}' has more than {CONTENT_PATTERN_MAX} bytes", self.content);
+            return Err(Failed::refused(result::INVALID, why));
+        }
+        Ok(Filter {
+            namespace: Some(names::namespace(text(self.namespace))?),
+            group: group.trim().to_owned(),
+            data_id: data_id.trim().to_owned(),
+            blur: self.blur,
+            app_name: call.params.filled("appName").unwrap_or_default().to_owned(),
+            tags: list(text(self.tags)),
+            types: list(text(self.types)),
+            content: content.to_owned(),
+        })
+    }
+
+    /// The page; the first one, of this size, unless the request says otherwise.
+    pub(super) fn page(&self, call: &Call, size: usize) -> Result<PageOf, Failed> {
+        let number = |name: &str, unsaid: usize| -> Result<usize, Failed> {
+            let Some(text) = call.params.filled(name) else { return Ok(unsaid) };
+            match text.trim().parse() {
+                Ok(number) if number > 0 => Ok(number),
+                Ok(_) | Err(_) => {
+                    let why = format!("Required parameter '{name}' should be positive integer, current is {text}");
+                    Err(Failed::refused(result::INVALID, why))
+                }
+            }
+        };
+        let page = PageOf { number: number("pageNo", 1)?, size: number("pageSize", size)? };
+        if page.size > PAGE_SIZE_MAX {
+            return Err(Failed::refused(result::INVALID, format!("pageSize is over {PAGE_SIZE_MAX}")));
+        }
+        Ok(page)
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(|it| it.trim().to_owned()).filter(|it| !it.is_empty()).collect()
 }
 
 /// A pattern is a name with a star at either end, or shorter.
-fn check_pattern(field: NameField, pattern: &str, name_bytes_max: usize) -> Result<(), Box<Answer>> {
-    let max = name_bytes_max + 2;
-    if pattern.trim().len() <= max {
-        return Ok(());
+fn check_patterns(data_id: &str, group: &str) -> Result<(), InvalidName> {
+    let names = [(NameField::DataId, data_id, limits::DATA_ID_BYTES_MAX), (NameField::Group, group, limits::GROUP_BYTES_MAX)];
+    for (field, pattern, name_bytes_max) in names {
+        let max = name_bytes_max + 2;
+        if pattern.trim().len() > max {
+            return Err(InvalidName { field, problem: NameProblem::TooLong { max }, value: String::new() });
+        }
     }
-    Err(illegal_name(&InvalidName { field, problem: NameProblem::TooLong { max }, value: String::new() }))
+    Ok(())
 }
 
-fn request(call: &Call, blur: bool) -> Result<(Filter, usize, usize), Box<Answer>> {
+fn request(call: &Call, blur: bool) -> Result<(Filter, PageOf), Box<Answer>> {
     let (data_id, group) = (call.required("dataId")?, call.required("group")?);
     if blur {
-        check_pattern(NameField::DataId, data_id, limits::DATA_ID_BYTES_MAX)?;
-        check_pattern(NameField::Group, group, limits::GROUP_BYTES_MAX)?;
+        check_patterns(data_id, group).map_err(|err| illegal_name(&err))?;
     } else {
         call.check_names()?;
     }
@@ -77,29 +164,27 @@ fn request(call: &Call, blur: bool) -> Result<(Filter, usize, usize), Box<Answer
         let text = call.required(name)?;
         text.parse().map_err(|_| Box::new(caused(&format!("parameter '{name}' is not a number: {text:?}"))))
     };
-    let (page, size) = (number("pageNo")?, number("pageSize")?);
-    if page == 0 || size == 0 {
+    let page = PageOf { number: number("pageNo")?, size: number("pageSize")? };
+    if page.number == 0 || page.size == 0 {
         return Err(Box::new(caused(&format!(
             "serialize page error, dataId={data_id}, group={group};caused: pageNo and pageSize must be greater than zero"
         ))));
     }
-    if size > PAGE_SIZE_MAX {
+    if page.size > PAGE_SIZE_MAX {
         return Err(Box::new(caused(&format!("pageSize is over {PAGE_SIZE_MAX}"))));
     }
     let tenant = call.params.get("tenant").unwrap_or_default();
     let namespace = names::namespace(tenant).map_err(|err| illegal_name(&err))?;
-    let list = |name: &str| -> Vec<String> {
-        let text = call.params.get(name).unwrap_or_default();
-        text.split(',').map(|it| it.trim().to_owned()).filter(|it| !it.is_empty()).collect()
-    };
+    let listed = |name: &str| list(call.params.get(name).unwrap_or_default());
     let filter = Filter {
         namespace: Some(namespace),
         group: group.trim().to_owned(),
         data_id: data_id.trim().to_owned(),
         blur,
         app_name: call.params.filled("appName").unwrap_or_default().to_owned(),
-        tags: list("config_tags"),
-        types: if blur { list("types") } else { Vec::new() },
+        tags: listed("config_tags"),
+        types: if blur { listed("types") } else { Vec::new() },
+        content: String::new(),
     };
-    Ok((filter, page, size))
+    Ok((filter, page))
 }
