@@ -322,9 +322,7 @@ impl Client {
         // Who was told to go hears the rest where it comes next. A client in Go that lists what it was pushed while it changes
         // over takes all its keys for listed there, and is deaf to them for minutes.
         let pushes = quiet_until.is_none() && !self.told_to_go;
-        while pushes
-            && let Some((pushed, tries)) = self.next_push(api, now, context)
-        {
+        while pushes && let Some((pushed, tries)) = self.next_push(api, now, context) {
             if let Some(payload) = self.push(api, now, pushed, tries) {
                 return Next::Send(payload);
             }

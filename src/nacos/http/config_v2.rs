@@ -262,8 +262,7 @@ pub(super) async fn beta(api: &Api, call: Call) -> Outcome {
     let key = V3.key(&call)?;
     if call.method == Method::DELETE {
         let written = api.services.remove(key, Variant::Beta, call.request_id()?).await.map_err(Failed::from)?;
-        let answer =
-            if written.changed { result::ok(true) } else { result::nothing_done("remove beta data error") };
+        let answer = if written.changed { result::ok(true) } else { result::nothing_done("remove beta data error") };
         return Ok(with_revision(answer, written.revision));
     }
     if call.method != Method::GET {

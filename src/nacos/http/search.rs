@@ -143,7 +143,8 @@ fn list(text: &str) -> Vec<String> {
 
 /// A pattern is a name with a star at either end, or shorter.
 fn check_patterns(data_id: &str, group: &str) -> Result<(), InvalidName> {
-    let names = [(NameField::DataId, data_id, limits::DATA_ID_BYTES_MAX), (NameField::Group, group, limits::GROUP_BYTES_MAX)];
+    let names =
+        [(NameField::DataId, data_id, limits::DATA_ID_BYTES_MAX), (NameField::Group, group, limits::GROUP_BYTES_MAX)];
     for (field, pattern, name_bytes_max) in names {
         let max = name_bytes_max + 2;
         if pattern.trim().len() > max {
