@@ -4,6 +4,7 @@ mod convert;
 mod forward;
 #[doc(hidden)]
 pub mod garbled;
+mod leadership;
 mod log_storage;
 mod membership;
 mod network;

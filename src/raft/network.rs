@@ -288,15 +288,20 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 self.peers.presence.asks(self.target, &self.address);
             }
             let replies = self.unary(RPCTypes::AppendEntries, deadline, client.append(requests)).await;
-            if is_sign_of_life {
+            if is_sign_of_life && replies.is_err() {
                 self.peers.presence.hears(self.target, &replies);
             }
             let replies = replies?;
             let timed_out = self.timed_out(RPCTypes::AppendEntries, deadline);
             let answers = Answers { replies, owed, deadline, timed_out };
-            let answers = stream::unfold(Some(answers), |answers| async {
+            // Only what consensus says over there is an answer: the stream itself is open at once.
+            let presence = is_sign_of_life.then_some(&self.peers.presence);
+            let answers = stream::unfold(Some(answers), move |answers| async move {
                 let mut answers = answers?;
                 let answer = answers.next().await?;
+                if let Some(presence) = presence {
+                    presence.hears(target, &answer);
+                }
                 // After anything but success the leader starts over.
                 let go_on = matches!(answer, Ok(Ok(_)));
                 Some((answer, go_on.then_some(answers)))

@@ -22,6 +22,31 @@ struct Silence {
     told: bool,
 }
 
+/// Who says again and again what is refused is told of as often.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
+
+/// What was refused last, why, and when that was told.
+#[derive(Default)]
+pub(super) struct Refusals(Mutex<Option<(String, Instant)>>);
+
+impl Refusals {
+    pub(super) fn tell(&self, reason: &str) {
+        if self.is_news(reason) {
+            tracing::warn!(reason, "refuse what a leader sent");
+        }
+    }
+
+    fn is_news(&self, reason: &str) -> bool {
+        let now = Instant::now();
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_some_and(|(told, at)| told == reason && now - *at < REFUSED_AGAIN) {
+            return false;
+        }
+        *last = Some((reason.to_owned(), now));
+        true
+    }
+}
+
 /// The members that do not answer.
 #[derive(Default)]
 pub(super) struct Presence(Mutex<BTreeMap<u64, Silence>>);
@@ -34,7 +59,7 @@ impl Presence {
     /// To be said before a member is asked what it answers at once.
     pub(super) fn asks(&self, node: u64, address: &str) {
         if let Some(why) = self.silent_for_long(node) {
-            tracing::warn!(node, address, why, "this member does not answer");
+            tracing::warn!(address, why, "member {node} does not answer");
         }
     }
 
@@ -44,7 +69,7 @@ impl Presence {
             Ok(_) => {
                 let ended = self.lock().remove(&node);
                 if let Some(Silence { since, told: true, .. }) = ended {
-                    tracing::info!(node, "this member answers again, after {:.1} s", since.elapsed().as_secs_f64());
+                    tracing::info!("member {node} answers again, after {:.1} s", since.elapsed().as_secs_f64());
                 }
             }
             Err(err) => {
@@ -95,5 +120,17 @@ mod tests {
         }
         let expected = [(10, "refused"), (63, "refused"), (210, "no answer in time")];
         assert_eq!(words, expected.map(|(tenth, why)| (tenth, why.to_owned())), "a second after it stopped answering");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_again_and_again_is_told_once_a_minute() {
+        let refusals = Refusals::default();
+        let mut told = 0;
+        for _ in 0..1_300 {
+            told += u32::from(refusals.is_news("it is for another node"));
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(told, 3, "in 130 s");
+        assert!(refusals.is_news("it is of another cluster"));
     }
 }

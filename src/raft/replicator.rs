@@ -15,15 +15,17 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use openraft::{alias::WatchReceiverOf, async_runtime::watch::WatchReceiver, metrics::RaftServerMetrics};
+use openraft::async_runtime::watch::WatchReceiver;
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, mpsc, oneshot},
-    time::{Instant, sleep},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
-    MemberNode, Options, Peers, Raft, RaftLog, RaftState, TypeConfig, contact, forward, membership,
+    MemberNode, Options, Peers, Raft, RaftLog, RaftState, contact, forward,
+    leadership::{self, Heard, Lead},
+    membership,
     network::NetworkFactory,
     read_index::{self, ReadIndex},
     runtime, service,
@@ -91,6 +93,7 @@ pub(super) struct Core {
     caught_up: AtomicBool,
     /// It is about to stop.
     leaving: AtomicBool,
+    pub(super) heard: Heard,
 }
 
 /// Why a node did not start.
@@ -140,13 +143,14 @@ impl RaftReplicator {
             http: options.http,
             caught_up: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            heard: Heard::now(),
         });
         let (queue, proposals) = mpsc::channel(limits::PROPOSALS_QUEUED_MAX);
         tokio::spawn(place_groups(core.clone(), proposals));
         tokio::spawn(snapshot_by_bytes(Arc::downgrade(&core), options.snapshots.bytes));
         let read_index = ReadIndex::start(core.clone());
         tokio::spawn(catch_up(Arc::downgrade(&core)));
-        tokio::spawn(tell_who_leads(core.raft.server_metrics()));
+        tokio::spawn(leadership::tell(Arc::downgrade(&core), core.raft.server_metrics()));
         Ok(Self { core, queue, read_index })
     }
 
@@ -264,7 +268,9 @@ impl Core {
 
     /// Whether this node has all it needs to serve clients, and is going to.
     pub(super) fn serves(&self) -> bool {
-        !self.leaving.load(Ordering::Acquire) && self.caught_up.load(Ordering::Acquire) && self.leader().is_some()
+        !self.leaving.load(Ordering::Acquire)
+            && self.caught_up.load(Ordering::Acquire)
+            && self.lead().leader().is_some()
     }
 }
 
@@ -279,27 +285,6 @@ async fn catch_up(core: Weak<Core>) {
         }
         drop(core);
         sleep(LEADER_POLL).await;
-    }
-}
-
-/// Says so when another node leads, or none, for whoever reads the log.
-async fn tell_who_leads(mut metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>) {
-    let mut told = None;
-    loop {
-        let (leader, term) = {
-            let metrics = metrics.borrow_watched();
-            (metrics.current_leader, metrics.vote.leader_id.term)
-        };
-        match leader {
-            _ if leader == told => {}
-            Some(leader) => tracing::info!(leader, term, "this node leads"),
-            None => tracing::info!(term, "no node leads"),
-        }
-        told = leader;
-        // Ends with consensus.
-        if metrics.changed().await.is_err() {
-            return;
-        }
     }
 }
 
@@ -336,9 +321,9 @@ async fn snapshot_by_bytes(core: Weak<Core>, bytes: u64) {
 async fn place_groups(core: Arc<Core>, mut proposals: mpsc::Receiver<Waiting>) {
     let slots = Arc::new(Semaphore::new(GROUPS_IN_FLIGHT));
     loop {
-        // The slot first: what arrives until there is one joins the group.
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let Some(first) = proposals.recv().await else { return };
+        // What arrives until there is a slot joins the group. Nobody keeps one who has nothing to place.
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let mut bytes = first.proposal.len();
         let mut group = vec![first];
         while group.len() < limits::GROUP_PROPOSALS_MAX && bytes < limits::GROUP_BYTES_MAX_TOTAL {
@@ -346,12 +331,14 @@ async fn place_groups(core: Arc<Core>, mut proposals: mpsc::Receiver<Waiting>) {
             bytes += waiting.proposal.len();
             group.push(waiting);
         }
-        tokio::spawn(place(core.clone(), group, slot));
+        tokio::spawn(place(core.clone(), group, slots.clone(), slot));
     }
 }
 
-/// Places a group, again and again as long as nothing of it was written and its callers still wait.
-async fn place(core: Arc<Core>, mut group: Vec<Waiting>, slot: tokio::sync::OwnedSemaphorePermit) {
+/// Places a group, again and again as long as nothing of it was written and its callers still wait. It may have given its
+/// place to the next one, when it was taken and then not written: without one it does not try again, or thousands would, and
+/// what waits would have no bound.
+async fn place(core: Arc<Core>, mut group: Vec<Waiting>, slots: Arc<Semaphore>, slot: OwnedSemaphorePermit) {
     let mut slot = Some(slot);
     loop {
         let now = Instant::now();
@@ -361,8 +348,13 @@ async fn place(core: Arc<Core>, mut group: Vec<Waiting>, slot: tokio::sync::Owne
                 "no leader was found; most of the nodes must be up and reach each other".into(),
             )));
         }
-        if group.is_empty() {
-            return;
+        let Some(next_to_expire) = group.iter().map(|it| it.deadline).min() else { return };
+        if slot.is_none() {
+            match timeout_at(next_to_expire, slots.clone().acquire_owned()).await {
+                Ok(Ok(again)) => slot = Some(again),
+                Ok(Err(_)) => return,
+                Err(_) => continue,
+            }
         }
         group = match core.leader() {
             Some((leader, _)) if core.is_me(leader) => forward::place_here(&core, group, &mut slot).await,
@@ -408,12 +400,13 @@ impl Replicator for RaftReplicator {
     }
 
     fn status(&self) -> Status {
+        let lead = self.core.lead();
         let metrics = self.core.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         let voters: Vec<u64> = membership.voter_ids().collect();
         let members = membership.nodes().map(|(id, node)| {
-            let role = match (metrics.current_leader == Some(*id), voters.contains(id)) {
+            let role = match (lead == Lead::Is(*id), voters.contains(id)) {
                 (true, _) => Role::Leader,
                 (false, true) => Role::Follower,
                 (false, false) => Role::Learner,
@@ -421,20 +414,20 @@ impl Replicator for RaftReplicator {
             let member = Member { node: *id, member_address: node.member_address.clone(), http_address: String::new() };
             (member, role)
         });
-        let not_ready = match (&metrics.running_state, metrics.current_leader) {
+        let not_ready = match (&metrics.running_state, lead) {
             (Err(fatal), _) => Some(format!("this node has failed: {fatal}")),
-            (Ok(()), None) if voters.is_empty() => Some("this node has not been added to a cluster yet".into()),
-            (Ok(()), None) => {
+            (Ok(()), Lead::Nobody) if voters.is_empty() => Some("this node has not been added to a cluster yet".into()),
+            (Ok(()), Lead::Nobody | Lead::Silent(_)) => {
                 Some(format!("no leader; {} of {} voters must be up", voters.len() / 2 + 1, voters.len()))
             }
-            (Ok(()), Some(_)) if !self.caught_up() => Some("still loading what the others have".into()),
-            (Ok(()), Some(_)) => None,
+            (Ok(()), Lead::Is(_)) if !self.caught_up() => Some("still loading what the others have".into()),
+            (Ok(()), Lead::Is(_)) => None,
         };
         let (applied, witness) = self.core.applier.state().standing();
         Status {
             standalone: false,
             node: self.core.node,
-            leader: metrics.current_leader,
+            leader: lead.leader(),
             term: metrics.current_term,
             last_log: self.core.log.state().last,
             applied: applied.last,

@@ -3,8 +3,9 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt, stream};
@@ -19,6 +20,7 @@ use openraft::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    time::sleep,
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
@@ -31,6 +33,7 @@ use super::{
     },
     forward, membership,
     peers::{KEEP_ALIVE, MESSAGE_BYTES_MAX, WINDOW_BYTES},
+    presence::Refusals,
     read_index,
     replicator::Core,
     runtime::Threads,
@@ -46,12 +49,26 @@ use crate::{
     storage::{SnapshotFile, StateStore, codec::DecodeError},
 };
 
+/// After a failure to take a connection, as without a file descriptor, the next try waits.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// The connections that come to a socket.
 pub(super) fn tcp(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    TcpListenerStream::new(listener).map(|socket| {
+    paused_by_failures(TcpListenerStream::new(listener).map(|socket| {
         let socket = socket?;
         socket.set_nodelay(true)?;
         Ok(socket)
+    }))
+}
+
+/// Who takes them asks for the next one at once, whatever came of the last.
+fn paused_by_failures<T>(incoming: impl Stream<Item = io::Result<T>>) -> impl Stream<Item = io::Result<T>> {
+    incoming.then(|socket| async {
+        if let Err(err) = &socket {
+            tracing::warn!(%err, "take a connection of another member");
+            sleep(ACCEPT_PAUSE).await;
+        }
+        socket
     })
 }
 
@@ -90,7 +107,7 @@ pub(super) async fn serve<C: Connected + ByteStream>(
     incoming: impl Stream<Item = io::Result<C>>,
     stopped: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
-    let service = PeerServer::new(PeerService { core, receiving: Arc::default() })
+    let service = PeerServer::new(PeerService { core, receiving: Arc::default(), refusals: Arc::default() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     tonic::transport::Server::builder()
@@ -108,6 +125,7 @@ struct PeerService {
     core: Arc<Core>,
     /// One snapshot at a time comes in.
     receiving: Arc<tokio::sync::Mutex<()>>,
+    refusals: Arc<Refusals>,
 }
 
 fn garbled(err: DecodeError) -> Status {
@@ -169,9 +187,12 @@ impl Peer for PeerService {
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let core = self.core.clone();
-        // A message that cannot be read ends the stream; the leader opens another one.
+        // A message that cannot be read ends the stream, with the reason; the leader opens another one.
+        let refused = Arc::<Mutex<Option<Status>>>::default();
+        let why = refused.clone();
+        let refusals = self.refusals.clone();
         let requests = stream::unfold(request.into_inner(), move |mut requests| {
-            let core = core.clone();
+            let (core, refused, refusals) = (core.clone(), refused.clone(), refusals.clone());
             async move {
                 let request = match requests.next().await? {
                     Ok(request) => request,
@@ -182,16 +203,22 @@ impl Peer for PeerService {
                 };
                 let checked = core.peers.check_leader(request.caller.as_ref());
                 match checked.and_then(|_| append_request(request).map_err(garbled)) {
-                    Ok(request) => Some((request, requests)),
+                    Ok(request) => {
+                        core.heard.again();
+                        Some((request, requests))
+                    }
                     Err(status) => {
-                        tracing::warn!(reason = status.message(), "refuse what a leader sent");
+                        refusals.tell(status.message());
+                        *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
                         None
                     }
                 }
             }
         });
         let replies = self.core.raft.stream_append(requests).map(|result| Ok(append_reply(result.map_err(failed)?)));
-        Ok(Response::new(replies.boxed()))
+        let refusal = stream::once(async move { why.lock().unwrap_or_else(PoisonError::into_inner).take() });
+        let refusal = refusal.filter_map(|status| async { status.map(Err) });
+        Ok(Response::new(replies.chain(refusal).boxed()))
     }
 
     async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteReply>, Status> {
@@ -396,6 +423,17 @@ mod tests {
             ..announced
         };
         assert!(as_announced(&elsewhere, file(5)).is_err(), "with another membership");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_file_descriptors_connections_are_waited_for_at_leisure() {
+        let tries = stream::repeat_with(|| Err::<(), _>(io::ErrorKind::Other.into()));
+        let mut incoming = Box::pin(paused_by_failures(tries));
+        let began = tokio::time::Instant::now();
+        for _ in 0..100 {
+            assert!(incoming.next().await.is_some_and(|it| it.is_err()));
+        }
+        assert!(began.elapsed() >= 99 * ACCEPT_PAUSE);
     }
 
     #[test]

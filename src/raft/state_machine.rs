@@ -1,8 +1,10 @@
 //! openraft's state machine over our [`Applier`].
 use std::{
+    error::Error,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt};
@@ -11,6 +13,7 @@ use openraft::{
     alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf},
     storage::{EntryResponder, RaftStateMachine},
 };
+use tokio::time::sleep;
 
 use super::{
     TypeConfig,
@@ -20,7 +23,7 @@ use super::{
 };
 use crate::{
     replication::Applier,
-    storage::{LogStore, SnapshotFile, SnapshotJob},
+    storage::{Applied, LogStore, SnapshotFile, SnapshotJob, StorageError},
     types::limits,
 };
 
@@ -41,6 +44,10 @@ impl RaftState {
     pub fn new(applier: Arc<Applier>, log: Arc<dyn LogStore>) -> Self {
         let purged = log.state().purged.map_or(0, |it| it.index);
         Self { applier, log, purged }
+    }
+
+    fn builder(&self, job: Option<SnapshotJob>) -> SnapshotBuilder {
+        SnapshotBuilder { job: Mutex::new(job), log: self.log.clone(), newest: self.applier.state().snapshot() }
     }
 
     async fn install(&self, path: &Path) -> io::Result<()> {
@@ -100,11 +107,11 @@ impl RaftStateMachine<TypeConfig> for RaftState {
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
-        self.applier.state().begin_snapshot().map(|job| SnapshotBuilder::new(Some(job), &self.log))
+        self.applier.state().begin_snapshot().map(|job| self.builder(Some(job)))
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder::new(self.applier.state().begin_snapshot(), &self.log)
+        self.builder(self.applier.state().begin_snapshot())
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<TypeConfig>, snapshot: SnapshotFile) -> io::Result<()> {
@@ -123,12 +130,17 @@ impl RaftStateMachine<TypeConfig> for RaftState {
 pub struct SnapshotBuilder {
     job: Mutex<Option<SnapshotJob>>,
     log: Arc<dyn LogStore>,
+    /// The one before it.
+    newest: Option<SnapshotFile>,
 }
 
-impl SnapshotBuilder {
-    fn new(job: Option<SnapshotJob>, log: &Arc<dyn LogStore>) -> Self {
-        Self { job: Mutex::new(job), log: log.clone() }
-    }
+/// After a snapshot that could not be written the next one waits for this long.
+const FAILED_PAUSE: Duration = Duration::from_secs(10);
+
+/// What the system refused, a full disk above all, and may grant later; not what says that the state is damaged.
+fn may_pass(err: &StorageError) -> bool {
+    let cause = err.source().and_then(|it| it.downcast_ref::<io::Error>());
+    cause.is_some_and(|it| it.raw_os_error().is_some())
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -142,8 +154,18 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             .take()
             .ok_or_else(|| io::Error::other("another snapshot is being written"))?;
         when_durable(|durable| self.log.barrier(durable)).await?;
-        let file = Threads::of_this_task().run(job).await??;
-        to_raft_snapshot(file)
+        match Threads::of_this_task().run(job).await? {
+            Ok(file) => to_raft_snapshot(file),
+            // Consensus takes an error for the end of this node, which has all it needs but the room: the log goes on. It asks
+            // again after the next entries; what is answered now is no news to it.
+            Err(err) if may_pass(&err) => {
+                tracing::error!(%err, "write a snapshot; the log keeps growing until one succeeds");
+                sleep(FAILED_PAUSE).await;
+                let nothing = SnapshotFile { path: PathBuf::new(), applied: Applied::default(), bytes: 0 };
+                to_raft_snapshot(self.newest.take().unwrap_or(nothing))
+            }
+            Err(err) => Err(err.into()),
+        }
     }
 }
 
@@ -275,7 +297,7 @@ mod tests {
         let written = std::sync::atomic::AtomicBool::new(false);
         let others = async {
             for _ in 0..10 {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(1)).await;
             }
             written.store(true, std::sync::atomic::Ordering::Relaxed);
             tokio::task::spawn_blocking(snapshot).await.unwrap().unwrap();
@@ -296,5 +318,20 @@ mod tests {
         let mut builder = raft_state.get_snapshot_builder().now_or_never().unwrap();
         let failed = done_now(builder.build_snapshot()).unwrap().unwrap_err();
         assert!(failed.to_string().contains("no disk"), "{failed}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_snapshot_for_which_there_is_no_room_is_not_the_end() {
+        let build = |cause: io::Error| async {
+            let job: SnapshotJob = Box::new(|| Err(StorageError::caused("write", cause)));
+            let log: Arc<dyn LogStore> = Arc::new(MemoryLog::new());
+            SnapshotBuilder { job: Mutex::new(Some(job)), log, newest: None }.build_snapshot().await
+        };
+        const ENOSPC: i32 = 28;
+        let began = tokio::time::Instant::now();
+        let nothing_new = build(io::Error::from_raw_os_error(ENOSPC)).await.unwrap();
+        assert_eq!(nothing_new.meta.last_log_id, None);
+        assert!(began.elapsed() >= FAILED_PAUSE, "the next one waits");
+        assert!(build(io::Error::other("the rows are not those that were written")).await.is_err());
     }
 }

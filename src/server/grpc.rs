@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    accept::{self, Place, stopped},
+    accept::{self, Place, Places, stopped},
     outgoing,
     streams::Streams,
 };
@@ -47,13 +47,13 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub(super) fn start(listener: TcpListener, api: Arc<Api>) -> Self {
+    pub(super) fn start(listener: TcpListener, places: Places, api: Arc<Api>) -> Self {
         let (stop, stopping) = watch::channel(false);
         let methods = Methods::new(&api);
         let task = tokio::spawn({
             let api = api.clone();
             async move {
-                accept::serve(listener, stopping.clone(), FINISH, |socket, peer, place| {
+                accept::serve(listener, places, stopping.clone(), FINISH, |socket, peer, place| {
                     let transport = Transport::new(peer, api.services.now());
                     connection(socket, peer, transport, methods.clone(), stopping.clone(), place)
                 })

@@ -39,7 +39,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::accept::{self, Place, stopped};
+use super::accept::{self, Place, Places, stopped};
 use crate::nacos::http::{Parked, Parking, Site};
 
 /// A connection that sends no whole request head for this long is closed. Longer than clients keep idle connections.
@@ -59,8 +59,8 @@ const ANSWER_HEAD_BYTES: usize = 512;
 static CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// Serves until `stopping` becomes `true`, then lets what is in flight end.
-pub(super) async fn serve(listener: TcpListener, site: Site, stopping: watch::Receiver<bool>) {
-    accept::serve(listener, stopping.clone(), DRAIN, |socket, peer, place| {
+pub(super) async fn serve(listener: TcpListener, places: Places, site: Site, stopping: watch::Receiver<bool>) {
+    accept::serve(listener, places, stopping.clone(), DRAIN, |socket, peer, place| {
         connection(socket, peer, site.clone(), stopping.clone(), place)
     })
     .await;

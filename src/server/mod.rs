@@ -29,7 +29,11 @@ use tokio::{
 pub use node::{MemberOptions, Mode};
 pub use options::Options;
 
-use self::node::{Node, Place};
+use self::{
+    accept::Places,
+    node::{Node, Place},
+    options::DESCRIPTORS_WANTED,
+};
 use crate::{
     admin,
     clock::{Clock, SystemClock},
@@ -40,8 +44,8 @@ use crate::{
     settings::Settings,
 };
 
-/// Enough for the most connections, the peers and the files.
-const DESCRIPTORS_WANTED: u64 = 131_072;
+/// With fewer, an operator is told.
+const DESCRIPTORS_MANY: u64 = 16_384;
 
 /// Why a server did not start; says what to do, in a sentence.
 #[derive(Debug)]
@@ -117,9 +121,10 @@ impl Server {
             port: http_address.port(),
             stopping: stopped.clone(),
         });
-        let grpc = grpc::Serving::start(grpc_listener, clients);
+        let places = Places::within(options.descriptors);
+        let grpc = grpc::Serving::start(grpc_listener, places.clone(), clients);
         let site = nacos::http::Site::new(api, admin::router(services.clone(), metrics));
-        let serving = tokio::spawn(http::serve(listener, site, stopped));
+        let serving = tokio::spawn(http::serve(listener, places, site, stopped));
         Ok(Self { node, services, http_address, grpc_address, grpc, stopping, serving, data: options.data, started })
     }
 
@@ -175,13 +180,20 @@ impl Server {
 /// # Errors
 /// [`StartError`] when it cannot start, or the node has failed for good.
 pub async fn run(settings: &Settings) -> Result<(), StartError> {
-    let options = Options::from_settings(settings).map_err(StartError::new)?;
+    let mut options = Options::from_settings(settings).map_err(StartError::new)?;
     let quiet = settings.on("quiet").map_err(StartError::new)?;
     let on_signal = |kind| signal(kind).map_err(|err| StartError::caused("listen for signals", err));
     let (mut terminate, mut interrupt) = (on_signal(SignalKind::terminate())?, on_signal(SignalKind::interrupt())?);
     // Every client that waits has a descriptor of its own; the usual soft limit of 1,024 is for programs with few.
     match rlimit::increase_nofile_limit(DESCRIPTORS_WANTED) {
-        Ok(limit) => tracing::debug!(limit, "open files"),
+        Ok(limit) => {
+            if limit < DESCRIPTORS_MANY {
+                tracing::warn!(
+                    "only {limit} open files are allowed, one for each client; see `ulimit -n` (LimitNOFILE)"
+                );
+            }
+            options.descriptors = limit;
+        }
         Err(err) => tracing::warn!(%err, "raise the limit of open files"),
     }
     let server = Server::start(options).await?;

@@ -35,7 +35,12 @@ pub struct Options {
     pub content_bytes_max: usize,
     /// When to write snapshots.
     pub snapshots: SnapshotPolicy,
+    /// How many files and connections this process may have open; connections leave some for files and members.
+    pub descriptors: u64,
 }
+
+/// Enough for the most connections, the peers and the files.
+pub(super) const DESCRIPTORS_WANTED: u64 = 131_072;
 
 impl Options {
     /// A standalone server on a free port of the loopback interface.
@@ -48,6 +53,7 @@ impl Options {
             reads: Consistency::Local,
             content_bytes_max: limits::CONTENT_BYTES_MAX_DEFAULT,
             snapshots: SnapshotPolicy::default(),
+            descriptors: DESCRIPTORS_WANTED,
         }
     }
 
@@ -81,7 +87,7 @@ impl Options {
         let mode = mode(settings, port)?;
         let data = settings.text("data").unwrap_or("coracle-data").into();
         let (http, grpc) = (SocketAddr::new(listen, port), SocketAddr::new(listen, port + GRPC_OFFSET));
-        Ok(Self { data, http, grpc, mode, reads, content_bytes_max, snapshots })
+        Ok(Self { data, http, grpc, mode, reads, content_bytes_max, snapshots, descriptors: DESCRIPTORS_WANTED })
     }
 }
 

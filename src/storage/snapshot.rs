@@ -24,6 +24,10 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// No chunk can be longer: one row of the largest content.
 const CHUNK_BYTES_MAX: usize = 64 << 20;
 const META_BYTES_MAX: usize = 16 << 20;
+/// The one that is being written.
+const UNFINISHED: &str = "writing.tmp";
+/// The one that is being received.
+pub(super) const INCOMING: &str = "incoming.tmp";
 /// So many snapshots are kept.
 const KEPT: usize = 2;
 
@@ -39,7 +43,7 @@ pub(super) struct SnapshotWriter {
 impl SnapshotWriter {
     pub(super) fn create(dir: &Path, applied: &Applied, witness: Witness) -> io::Result<Self> {
         folder::create(dir)?;
-        let temporary = dir.join("writing.tmp");
+        let temporary = dir.join(UNFINISHED);
         let mut out = BufWriter::new(File::create(&temporary)?);
         let meta = codec::encode_meta(applied, witness);
         let mut head = MAGIC.to_vec();
@@ -106,6 +110,26 @@ pub(super) fn list(dir: &Path) -> Vec<PathBuf> {
         .collect();
     paths.sort_unstable_by(|a, b| b.cmp(a));
     paths
+}
+
+/// Deletes the part of one that could not be written to its end.
+pub(super) fn remove_unfinished(dir: &Path) {
+    remove(&dir.join(UNFINISHED));
+}
+
+/// Deletes what was begun, here or by another member: at the start nobody goes on with it.
+pub(super) fn remove_begun(dir: &Path) {
+    remove_unfinished(dir);
+    remove(&dir.join(INCOMING));
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %err, "delete a snapshot that was not finished");
+        }
+        Ok(()) | Err(_) => {}
+    }
 }
 
 /// Deletes all but the newest few.

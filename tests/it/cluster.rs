@@ -82,6 +82,32 @@ async fn a_minority_refuses_writes_and_linearizable_reads() {
     assert_eq!(cluster.first().text("k"), Some("1".into()), "local reads go on");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_left_of_a_majority_says_that_nobody_leads() {
+    for leader_stays in [true, false] {
+        let mut cluster = Cluster::start(Mode::Raft(3), Disk::Memory).await;
+        let last = cluster.first().publish_until_acknowledged("k", "1").await;
+        cluster.converge(last).await;
+        let leader = cluster.wait_for_leader().await;
+        let others: Vec<u64> = cluster.nodes.keys().copied().filter(|id| *id != leader).collect();
+        let (stays, gone) = if leader_stays { (leader, others) } else { (others[0], vec![leader, others[1]]) };
+        assert_eq!(cluster.nodes[&stays].replicator.status().leader, Some(leader));
+        for id in gone {
+            cluster.stop_node(id).await;
+        }
+        let told = timeout(PATIENCE, async {
+            loop {
+                let status = cluster.nodes[&stays].replicator.status();
+                if let (None, Some(why)) = (status.leader, status.not_ready) {
+                    return why;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        assert_eq!(told.await.expect("it is told"), "no leader; 2 of 3 voters must be up");
+    }
+}
+
 /// Asks until a leader took it: one may change at any time on a busy machine, and has to hear from a majority first when it
 /// is new; the answer then says to ask again.
 async fn administered<F: Future<Output = Result<(), AdministrationError>>>(mut ask: impl FnMut() -> F) {

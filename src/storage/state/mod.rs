@@ -366,7 +366,7 @@ impl StateStore for SledState {
     }
 
     fn incoming_path(&self) -> PathBuf {
-        self.shared.snapshots().join("incoming.tmp")
+        self.shared.snapshots().join(snapshot::INCOMING)
     }
 
     fn create_incoming(&self) -> io::Result<Box<dyn Incoming>> {

@@ -92,6 +92,7 @@ pub(super) fn open(dir: &Path, options: &StateOptions, metrics: &Metrics) -> Res
     let failed = |err: io::Error| StorageError::caused(format!("open the state in {}", dir.display()), err);
     let snapshots = dir.join("snapshots");
     folder::create(&snapshots).map_err(failed)?;
+    snapshot::remove_begun(&snapshots);
     let newest = snapshot::list(&snapshots).into_iter().find_map(|path| match snapshot::head(&path) {
         Ok(file) => Some(file),
         Err(err) => {

@@ -1,6 +1,7 @@
 //! The thread that writes tables to sled, and how a snapshot makes it stand still.
 use std::{
     io,
+    path::Path,
     sync::{Arc, PoisonError, mpsc},
     time::Duration,
 };
@@ -265,8 +266,15 @@ fn write_file(
     expected: Witness,
 ) -> Result<SnapshotFile, StorageError> {
     let dir = shared.snapshots();
+    write_rows(&dir, db, applied, expected).inspect_err(|_| {
+        // A part of one only takes room.
+        snapshot::remove_unfinished(&dir);
+    })
+}
+
+fn write_rows(dir: &Path, db: &sled::Db, applied: &Applied, expected: Witness) -> Result<SnapshotFile, StorageError> {
     let failed = |err: io::Error| StorageError::caused(format!("write a snapshot to {}", dir.display()), err);
-    let mut writer = snapshot::SnapshotWriter::create(&dir, applied, expected).map_err(failed)?;
+    let mut writer = snapshot::SnapshotWriter::create(dir, applied, expected).map_err(failed)?;
     rows::scan(db, |name, value| writer.row(name, &value).map_err(failed))?;
     if writer.witness() != expected {
         return Err(StorageError::new(
@@ -274,5 +282,5 @@ fn write_file(
              rebuild its state",
         ));
     }
-    writer.finish(&dir, applied.clone()).map_err(failed)
+    writer.finish(dir, applied.clone()).map_err(failed)
 }
