@@ -523,6 +523,33 @@ async fn who_acknowledges_and_does_not_look_is_reminded_a_few_times() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_application_reads_is_no_look_of_its_listener() {
+    // In Go both ask alike, but a listener lists again what it has read. Whoever asks for a tag reads another version.
+    let (_dir, server, address) = server().await;
+    let mut go = Client::connect(&address).await;
+    let setup = json!({ "clientVersion": "Nacos-Go-Client:v2.2.7" });
+    go.setup(payload_of("ConnectionSetupRequest", &setup)).await;
+    let mut tagged = Client::introduced(&address).await.unwrap();
+    for client in [&go, &tagged] {
+        assert!(!client.listen("a", "").await.unwrap());
+    }
+    Client::introduced(&address).await.unwrap().publish("a", "one").await;
+    for (client, tag) in [(&mut go, None), (&mut tagged, Some("t"))] {
+        let (_, message) = timeout(PATIENCE, client.next()).await.expect("the change is told").unwrap();
+        client.acknowledge(&message).await;
+        let asked = json!({ "dataId": "a", "group": "G", "tag": tag });
+        client.try_ask("ConfigQueryRequest", &asked).await.unwrap();
+    }
+    for client in [&mut go, &mut tagged] {
+        let (_, message) = timeout(PATIENCE, client.next()).await.expect("it is reminded").unwrap();
+        client.acknowledge(&message).await;
+        assert!(!client.listen("a", &md5_of("one")).await.unwrap());
+        assert_eq!(told_until_silence(client, Duration::from_secs(4)).await, 0, "it has the content now");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_look_at_what_a_listen_request_was_answered_is_pushed_to() {
     // nacos_rust_client never does: what changed while it was between two servers it would hear with the next change.
     let (_dir, server, address) = server().await;

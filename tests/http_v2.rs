@@ -124,7 +124,7 @@ async fn a_write_that_is_sent_again_is_done_once() {
 async fn a_beta_version_is_read_and_ended() {
     with_server(|http| {
         let target = format!("{V3}/beta?dataId=a&groupName=G");
-        outcome(http, &format!("POST {V3}"), "dataId=a&groupName=G&content=one", "");
+        outcome(http, &format!("POST {V3}"), "dataId=a&groupName=G&content=one&type=yaml", "");
         assert_eq!(outcome(http, &format!("GET {target}"), "", "").1, 20004);
         outcome(http, &format!("POST {V3}"), "dataId=a&groupName=G&content=beta", "betaIps: 10.1.1.1, 10.1.1.2\r\n");
         let (_, _, beta) = outcome(http, &format!("GET {target}"), "", "");
@@ -134,6 +134,12 @@ async fn a_beta_version_is_read_and_ended() {
         for (headers, content, is_beta) in [("X-Forwarded-For: 10.1.1.2\r\n", "beta", true), ("", "one", false)] {
             let (_, _, seen) = outcome(http, "GET /v3/client/cs/config?dataId=a&groupName=G", "", headers);
             assert_eq!((&seen["content"], &seen["beta"]), (&json!(content), &json!(is_beta)));
+            // A client takes a content apart by its type, which is that of the formal version.
+            assert_eq!(seen["contentType"], "yaml");
+            for path in ["/v1/cs/configs", V2] {
+                let (_, _, answer) = ask(http, &format!("GET {path}?dataId=a&group=G"), "", headers);
+                assert_eq!(answer.header("config-type"), Some("yaml"), "{path}");
+            }
         }
         assert_eq!(outcome(http, &format!("DELETE {target}"), "", ""), (200, 0, json!(true)));
         assert_eq!(outcome(http, &format!("DELETE {target}"), "", ""), (200, 30000, json!(false)));
@@ -158,7 +164,7 @@ async fn pages_are_filtered_by_name_and_content() {
         assert_eq!(listed("dataId=a*&pageSize=1&pageNo=2").1, "a2");
         assert_eq!(listed("dataId=a1&search=accurate").1, "a1");
         assert_eq!(listed("configDetail=*port*").1, "a1 a2");
-        assert_eq!(listed("configDetail=%E9%85%8D=_").1, "b", "a character, not a byte");
+        assert_eq!(listed("configDetail=%E9%85%8D*").1, "b");
         assert_eq!(listed("configDetail=port").0, 0, "all of the content");
         let ids: Vec<String> = listed("dataId=a*").2.iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect();
         let detail = "/v2/cs/config/searchDetail?dataId=&group=G&config_detail=*port*&pageNo=1&pageSize=9";

@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc};
 
 pub use config::{Filter, Found, Listed, Page, Read, Written};
 pub use listen::{Interest, Seen};
+use tokio::sync::Semaphore;
 
 pub use crate::{
     replication::{Contact, Member},
@@ -31,7 +32,12 @@ pub struct Services {
     state: Arc<dyn StateReader>,
     hub: Arc<Hub>,
     metrics: Metrics,
+    /// The places of listings.
+    listings: Arc<Semaphore>,
 }
+
+/// So many listings are made at once.
+const LISTINGS_MAX: usize = 4;
 
 impl Services {
     /// Services over these parts. `administration` is `None` where there are no members.
@@ -43,7 +49,8 @@ impl Services {
         hub: Arc<Hub>,
         metrics: Metrics,
     ) -> Self {
-        Self { clock, replicator, administration, state, hub, metrics }
+        let listings = Arc::new(Semaphore::new(LISTINGS_MAX));
+        Self { clock, replicator, administration, state, hub, metrics, listings }
     }
 
     /// How the node stands.

@@ -65,6 +65,8 @@ impl Listened {
 pub(super) struct Connection {
     /// What decides which versions it sees.
     pub(super) labels: ClientLabels,
+    /// Whether it lists again what it has read for its listeners: then no query of its is known to be for them.
+    pub(super) lists_again: bool,
     pub(super) watcher: Watcher,
     listens: Mutex<BTreeMap<ConfigKey, Listened>>,
     pub(super) patterns: Patterns,
@@ -96,6 +98,19 @@ struct Listening {
 }
 
 impl Listening {
+    fn begin(&mut self, now: Instant) {
+        // A pause is one that is over: that pushes were held back for too long is none.
+        if self.in_flight == 0 && self.answered.is_none_or(|at| at + QUIET_AFTER_LISTENING <= now) {
+            self.since = Some(now);
+        }
+        self.in_flight += 1;
+    }
+
+    fn end(&mut self, now: Instant) {
+        self.in_flight -= 1;
+        self.answered = Some(now);
+    }
+
     fn quiet_until(&self, now: Instant) -> Option<Instant> {
         let most = self.since? + QUIET_MAX;
         let until = if self.in_flight > 0 { most } else { self.answered.unwrap_or(now) + QUIET_AFTER_LISTENING };
@@ -163,8 +178,7 @@ pub(super) struct ListenRequest<'a>(&'a Connection);
 impl Drop for ListenRequest<'_> {
     fn drop(&mut self) {
         let mut listening = self.0.listening();
-        listening.in_flight -= 1;
-        listening.answered = Some(Instant::now());
+        listening.end(Instant::now());
         drop(listening);
         self.0.watcher.wake();
     }
@@ -174,9 +188,10 @@ impl Drop for ListenRequest<'_> {
 pub(super) struct TooManyKeys;
 
 impl Connection {
-    pub(super) fn new(labels: ClientLabels, watcher: Watcher) -> Self {
+    pub(super) fn new(labels: ClientLabels, lists_again: bool, watcher: Watcher) -> Self {
         Self {
             labels,
+            lists_again,
             watcher,
             listens: Mutex::default(),
             patterns: Patterns::default(),
@@ -217,10 +232,7 @@ impl Connection {
     pub(super) fn begin_listening(&self) -> ListenRequest<'_> {
         let mut listening = self.listening();
         let now = Instant::now();
-        if listening.quiet_until(now).is_none_or(|until| until <= now) {
-            listening.since = Some(now);
-        }
-        listening.in_flight += 1;
+        listening.begin(now);
         ListenRequest(self)
     }
 
@@ -412,6 +424,24 @@ mod tests {
         }
         assert_eq!(announced.take(), BTreeMap::from([(key(1), Moment(999)), (key(2), Moment(999))]));
         assert!(announced.take().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_lists_without_a_pause_is_pushed_to_all_the_same() {
+        let mut listening = Listening::default();
+        let mut pushes = 0;
+        for _ in 0..4_000 {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            let now = Instant::now();
+            // Looked at after the request, as its answer wakes the stream.
+            listening.begin(now);
+            listening.end(now);
+            pushes += u32::from(listening.quiet_until(now).is_none_or(|until| until <= now));
+        }
+        assert!(pushes > 1_900, "{pushes} times in 4 s");
+        tokio::time::advance(QUIET_AFTER_LISTENING).await;
+        listening.begin(Instant::now());
+        assert!(listening.quiet_until(Instant::now()).is_some_and(|until| until > Instant::now()), "after a pause");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@
 //! without a name is told the same by its health check.
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Api, transport::Transport};
+use super::transport::Transport;
 use crate::{
     nacos::wire::{messages::ConnectResetRequest, payload::Payload},
     service::Contact,
@@ -40,10 +40,10 @@ pub(super) fn successors(own: &str, others: &[Contact]) -> Vec<Successor> {
 }
 
 /// Go there, or, without a name, anywhere else.
-pub(super) fn reset(api: &Api, transport: &Transport, successor: Option<&Successor>) -> Payload {
+pub(super) fn reset(id: u64, transport: &Transport, successor: Option<&Successor>) -> Payload {
     let message = ConnectResetRequest {
         headers: BTreeMap::new(),
-        request_id: api.request_id().to_string(),
+        request_id: id.to_string(),
         connection_id: &transport.id,
         server_ip: successor.map(|it| &*it.host),
         server_port: successor.map(|it| &*it.port),

@@ -56,6 +56,11 @@ const LOOK_AT_KEY: Duration = Duration::from_millis(2);
 /// in Go with thousands of keys, on a busy machine, forgets what comes for ten seconds.
 const UNSEEN_MAX: u32 = 8;
 
+/// A client in Go lists a key again when it has read it for a listener; what its application reads is asked in the same way.
+const LISTS_AGAIN: &str = "Nacos-Go-Client";
+/// Who was told to go and has not acknowledged that within this time does not know the word, and is pushed to until its end.
+const GOES_WITHIN: Duration = Duration::from_millis(200);
+
 /// What is pushed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Pushed {
@@ -87,6 +92,15 @@ impl Flight {
     }
 }
 
+/// That a client was told to go.
+#[derive(Clone, Copy)]
+struct Told {
+    id: u64,
+    acknowledged: bool,
+    /// It is pushed nothing until then, unless it has acknowledged it: then nothing more.
+    until: Instant,
+}
+
 /// The outgoing side of a stream; it reads the incoming side itself.
 pub struct Pushes {
     api: Arc<Api>,
@@ -110,7 +124,7 @@ struct Client {
     /// Which flight is the newest of a key.
     newest: BTreeMap<Pushed, u64>,
     detection: Detection,
-    told_to_go: bool,
+    told_to_go: Option<Told>,
     /// It did not go in time.
     cut_off: bool,
 }
@@ -178,7 +192,8 @@ impl Pushes {
         let declared = payload.metadata.as_ref().and_then(|it| names::address(&it.client_ip));
         let ip = declared.map_or_else(|| self.transport.peer.ip().to_string(), str::to_owned);
         let client = ClientLabels { ip, asked_tag: None, carried_tag: tag };
-        let connection = Arc::new(Connection::new(client, self.api.services.watcher()));
+        let lists_again = setup.client_version.as_deref().is_some_and(|it| it.starts_with(LISTS_AGAIN));
+        let connection = Arc::new(Connection::new(client, lists_again, self.api.services.watcher()));
         if !self.transport.register(&connection) {
             return false;
         }
@@ -266,7 +281,7 @@ impl Client {
             due: BTreeSet::new(),
             newest: BTreeMap::new(),
             detection: Detection::default(),
-            told_to_go: false,
+            told_to_go: None,
             cut_off: false,
         }
     }
@@ -274,6 +289,9 @@ impl Client {
     /// Takes note of an acknowledgement.
     fn acknowledged(&mut self, id: u64, payload: &Payload) {
         self.connection.questions.answered(id, payload);
+        if let Some(told) = self.told_to_go.as_mut().filter(|it| it.id == id) {
+            told.acknowledged = true;
+        }
         let Some(flight) = self.flights.get_mut(&id) else { return };
         if flight.is_unseen(&self.connection) {
             if !flight.acknowledged {
@@ -306,9 +324,10 @@ impl Client {
             self.cut_off = true;
             return Next::Leave;
         }
-        if farewell.is_some() && !self.told_to_go {
-            self.told_to_go = true;
-            return Next::Send(farewell::reset(api, transport, api.connections.successor(self.id).as_ref()));
+        if farewell.is_some() && self.told_to_go.is_none() {
+            let id = api.request_id();
+            self.told_to_go = Some(Told { id, acknowledged: false, until: now + GOES_WITHIN });
+            return Next::Send(farewell::reset(id, transport, api.connections.successor(self.id).as_ref()));
         }
         if let Some(payload) = self.first.pop_front() {
             return Next::Send(payload);
@@ -318,10 +337,12 @@ impl Client {
         if let Some(payload) = self.connection.questions.next() {
             return Next::Send(payload);
         }
-        let quiet_until = self.connection.quiet_until(now);
-        // Who was told to go hears the rest where it comes next. A client in Go that lists what it was pushed while it changes
-        // over takes all its keys for listed there, and is deaf to them for minutes.
-        let pushes = quiet_until.is_none() && !self.told_to_go;
+        // Who goes hears the rest where it comes next. A client in Go that lists what it was pushed while it changes over takes
+        // all its keys for listed there, and is deaf to them for minutes.
+        let goes = self.told_to_go.is_some_and(|it| it.acknowledged);
+        let leaves_until = self.told_to_go.map(|it| it.until).filter(|until| *until > now);
+        let quiet_until = self.connection.quiet_until(now).max(leaves_until);
+        let pushes = quiet_until.is_none() && !goes;
         while pushes && let Some((pushed, tries)) = self.next_push(api, now, context) {
             if let Some(payload) = self.push(api, now, pushed, tries) {
                 return Next::Send(payload);

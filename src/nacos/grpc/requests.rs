@@ -21,7 +21,7 @@ use crate::{
         },
     },
     service::{ClientLabels, Found, Interest, Seen, ServiceError},
-    types::{ConfigKey, Consistency, Digest, InvalidName, KeyPattern, Tag, Variant, limits},
+    types::{ConfigKey, Digest, InvalidName, KeyPattern, Tag, Variant, limits},
 };
 
 type Refused = Box<Payload>;
@@ -83,28 +83,22 @@ pub(super) async fn query(api: &Api, connection: &Connection, request: ConfigQue
     connection.catch_up(&api.services).await;
     let failed = |err: &ServiceError| Box::new(failure(err, QUERY_RESPONSE, |outcome| missing(outcome, None)));
     let read = api.services.get(&key, labels, api.reads).await.map_err(|err| failed(&err))?;
-    // Only now: who was refused has not seen what changed.
-    connection.look(looked, [&key]);
+    // Only now: who was refused has not seen what changed. And who asks for another version than it listens to looks elsewhere.
+    if labels.asked_tag.is_none() && !connection.lists_again {
+        connection.look(looked, [&key]);
+    }
     let Some(found) = read.value else {
         let outcome = Outcome::failed(code::NOT_FOUND, "config data not exist");
         return Ok(Payload::new(QUERY_RESPONSE, &missing(outcome, tag)));
     };
+    let content_type = api.services.content_type(&key, &found).await.map_err(|err| failed(&err))?;
     let Found { variant, record } = &found;
-    // A gray version has the type of the formal one.
-    let formal = match variant {
-        Variant::Formal => Some(record.clone()),
-        Variant::Beta | Variant::Tag(_) => {
-            let formal = api.services.get_variant(&key, &Variant::Formal, Consistency::Local).await;
-            formal.map_err(|err| failed(&err))?.value
-        }
-    };
-    let content_type = formal.map_or("text", |it| it.attributes.content_type.as_str());
     let stored_key = record.attributes.encrypted_data_key.as_deref();
     let answer = ConfigQueryResponse {
         outcome: Outcome::ok(),
         content: Some(record.content.text()),
         encrypted_data_key: if *variant == Variant::Formal { Some(stored_key.unwrap_or("")) } else { stored_key },
-        content_type: Some(content_type),
+        content_type: Some(content_type.as_str()),
         md5: Some(record.content.digest().to_hex()),
         last_modified: record.modified_at.0,
         // Named only to who asked for it, as clients in Java can: those in Go and Python, which get it by their label, take

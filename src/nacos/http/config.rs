@@ -92,8 +92,13 @@ pub(super) async fn query(api: &Api, call: &Call) -> Answer {
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
-    match api.services.get(&key, &labels, consistency).await {
-        Ok(read) => with_revision(read.value.map_or_else(not_found, |found| content(&found)), read.revision),
+    let read = match api.services.get(&key, &labels, consistency).await {
+        Ok(read) => read,
+        Err(err) => return failure(&err),
+    };
+    let Some(found) = read.value else { return with_revision(not_found(), read.revision) };
+    match api.services.content_type(&key, &found).await {
+        Ok(content_type) => with_revision(content(&found, content_type), read.revision),
         Err(err) => failure(&err),
     }
 }
@@ -102,15 +107,13 @@ fn not_found() -> Answer {
     plain(StatusCode::NOT_FOUND, "config data not exist\n")
 }
 
-pub(super) fn content(found: &Found) -> Answer {
+pub(super) fn content(found: &Found, content_type: ContentType) -> Answer {
     let Found { variant, record } = found;
     let attributes = &record.attributes;
     let mut answer = Answer::new(record.content.bytes().into());
     let headers = answer.headers_mut();
     headers.reserve(CONTENT_HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain;charset=UTF-8"));
-    // Gray versions have no type of their own.
-    let content_type = if *variant == Variant::Formal { attributes.content_type } else { ContentType::Text };
     headers.insert(&CONFIG_TYPE, HeaderValue::from_static(content_type.as_str()));
     let text = |text: &str| HeaderValue::from_str(text).ok();
     headers.extend(text(&record.content.digest().to_hex()).map(|md5| (CONTENT_MD5.clone(), md5)));

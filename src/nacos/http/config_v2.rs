@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     nacos::{names, publishing::variant_to_remove},
-    service::{Filter, Found},
-    types::{ConfigKey, ConfigRecord, Variant},
+    service::{Filter, Found, Read},
+    types::{ConfigKey, ConfigRecord, ContentType, Variant},
 };
 
 /// Nacos: the size of a page that nobody asked for.
@@ -67,10 +67,14 @@ impl Dialect {
         Ok(result::ok_at(true, written.revision))
     }
 
-    async fn found(self, api: &Api, call: &Call) -> Result<crate::service::Read<Option<Found>>, Box<Answer>> {
+    /// The version that the client sees, and its type.
+    async fn found(self, api: &Api, call: &Call) -> Result<Read<Option<(Found, ContentType)>>, Box<Answer>> {
         let key = self.key(call)?;
         let read = api.services.get(&key, &call.labels()?, call.consistency(api.clients.reads)?).await;
-        Ok(read.map_err(Failed::from)?)
+        let Read { value, revision } = read.map_err(Failed::from)?;
+        let Some(found) = value else { return Ok(Read { value: None, revision }) };
+        let content_type = api.services.content_type(&key, &found).await.map_err(Failed::from)?;
+        Ok(Read { value: Some((found, content_type)), revision })
     }
 }
 
@@ -86,11 +90,11 @@ pub(super) async fn v2(api: &Api, call: Call) -> Outcome {
 
 async fn query(api: &Api, call: &Call) -> Outcome {
     let read = V2.found(api, call).await?;
-    let Some(found) = read.value else {
+    let Some((found, content_type)) = read.value else {
         let missing = Failed::not_found(result::NOT_FOUND, "config data not exist").answer();
         return Ok(with_revision(missing, read.revision));
     };
-    let (head, _) = config::content(&found).into_parts();
+    let (head, _) = config::content(&found, content_type).into_parts();
     let (_, body) = result::ok(found.record.content.text()).into_parts();
     let mut answer = Answer::from_parts(head, body);
     let json = HeaderValue::from_static("application/json;charset=UTF-8");
@@ -162,7 +166,9 @@ pub(super) async fn client(api: &Api, call: Call) -> Outcome {
         return Ok(answer);
     }
     let read = V3.found(api, &call).await?;
-    let Some(Found { variant, record }) = read.value else { return Ok(with_revision(result::absent(), read.revision)) };
+    let Some((Found { variant, record }, content_type)) = read.value else {
+        return Ok(with_revision(result::absent(), read.revision));
+    };
     let attributes = &record.attributes;
     let formal = variant == Variant::Formal;
     let key = attributes.encrypted_data_key.as_deref();
@@ -173,7 +179,7 @@ pub(super) async fn client(api: &Api, call: Call) -> Outcome {
         "requestId": null,
         "content": record.content.text(),
         "encryptedDataKey": if formal { Some(key.unwrap_or_default()) } else { key },
-        "contentType": if formal { attributes.content_type.as_str() } else { "text" },
+        "contentType": content_type.as_str(),
         "md5": record.content.digest().to_hex(),
         "lastModified": record.modified_at.0,
         "tag": null,
