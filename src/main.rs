@@ -45,11 +45,14 @@ fn run(action: Action) -> Result<(), Failure> {
     }
 }
 
+/// Whose words are left out.
+const CONSENSUS: &str = "openraft";
+
 fn log_to_stderr(settings: &Settings) -> Result<(), Failure> {
     let level = settings.text("log-level").unwrap_or("info");
     // What consensus says below "error" is for its authors, and much while a member is away; its front door says that
     // somebody has not waited for an answer. Who wants to read it names it.
-    let filter = EnvFilter::try_new(format!("openraft=error,openraft::raft=off,{level}"));
+    let filter = EnvFilter::try_new(format!("{CONSENSUS}=error,{CONSENSUS}::raft=off,{level}"));
     let filter =
         filter.map_err(|err| Failure::other(settings.wrong("log-level", &format!("a level or a filter ({err})"))))?;
     let json = match settings.text("log-format") {
