@@ -114,12 +114,12 @@ async fn who_goes_is_pushed_nothing_more_and_who_stays_is() {
     for client in [&goes, &stays] {
         client.listen("a", "").await.unwrap();
     }
+    let next = client_of(&servers[0]).await;
     let stopping = tokio::spawn(stops.stop());
     let told = reset(&mut goes).await;
     goes.acknowledge(&told).await;
     // As nacos-sdk for Rust, which does not know the word.
     reset(&mut stays).await;
-    let next = client_of(&servers[0]).await;
     next.publish("a", "meanwhile").await;
     let (kind, _) = timeout(PATIENCE, stays.next()).await.unwrap().expect("it is told before its end");
     assert_eq!(kind, "ConfigChangeNotifyRequest");

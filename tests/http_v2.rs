@@ -92,6 +92,8 @@ async fn what_is_refused_changes_nothing_and_says_why() {
             }
             assert_eq!(http.query("a").unwrap().as_deref(), Some("one"));
         }
+        let long = format!("GET {V2}?dataId=a&group=G&tag={}", "t".repeat(17));
+        assert_eq!(outcome(http, &long, "", "").1, 20002);
         let (status, _, answer) = ask(http, &format!("PATCH {V2}"), "", "");
         assert_eq!((status, answer.header("allow")), (405, Some("GET, POST, DELETE")));
         for query in [

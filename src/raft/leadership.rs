@@ -58,12 +58,13 @@ impl Core {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let Some(leader) = metrics.current_leader else { return Lead::Nobody };
-        let silent_for = if self.is_me(leader) {
+        let alone = || metrics.membership_config.membership().voter_ids().all(|id| self.is_me(id));
+        let silent_for = match metrics.last_quorum_acked {
             // Who has nobody to ask is a majority by itself.
-            let others = metrics.membership_config.membership().voter_ids().any(|id| !self.is_me(id));
-            metrics.last_quorum_acked.filter(|_| others).map_or(Duration::ZERO, |at| at.elapsed())
-        } else {
-            self.heard.ago()
+            _ if self.is_me(leader) && alone() => Duration::ZERO,
+            // Before the first answer the time runs from the election.
+            Some(at) if self.is_me(leader) => at.elapsed(),
+            Some(_) | None => self.heard.ago(),
         };
         if silent_for < SILENT { Lead::Is(leader) } else { Lead::Silent(leader) }
     }

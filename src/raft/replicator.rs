@@ -19,7 +19,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -321,9 +321,9 @@ async fn snapshot_by_bytes(core: Weak<Core>, bytes: u64) {
 async fn place_groups(core: Arc<Core>, mut proposals: mpsc::Receiver<Waiting>) {
     let slots = Arc::new(Semaphore::new(GROUPS_IN_FLIGHT));
     loop {
-        let Some(first) = proposals.recv().await else { return };
-        // What arrives until there is a slot joins the group. Nobody keeps one who has nothing to place.
+        // The slot first: what arrives until there is one joins the group.
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Some(first) = proposals.recv().await else { return };
         let mut bytes = first.proposal.len();
         let mut group = vec![first];
         while group.len() < limits::GROUP_PROPOSALS_MAX && bytes < limits::GROUP_BYTES_MAX_TOTAL {
@@ -331,14 +331,12 @@ async fn place_groups(core: Arc<Core>, mut proposals: mpsc::Receiver<Waiting>) {
             bytes += waiting.proposal.len();
             group.push(waiting);
         }
-        tokio::spawn(place(core.clone(), group, slots.clone(), slot));
+        tokio::spawn(place(core.clone(), group, slot));
     }
 }
 
-/// Places a group, again and again as long as nothing of it was written and its callers still wait. It may have given its
-/// place to the next one, when it was taken and then not written: without one it does not try again, or thousands would, and
-/// what waits would have no bound.
-async fn place(core: Arc<Core>, mut group: Vec<Waiting>, slots: Arc<Semaphore>, slot: OwnedSemaphorePermit) {
+/// Places a group, again and again as long as nothing of it was written and its callers still wait.
+async fn place(core: Arc<Core>, mut group: Vec<Waiting>, slot: OwnedSemaphorePermit) {
     let mut slot = Some(slot);
     loop {
         let now = Instant::now();
@@ -348,13 +346,8 @@ async fn place(core: Arc<Core>, mut group: Vec<Waiting>, slots: Arc<Semaphore>, 
                 "no leader was found; most of the nodes must be up and reach each other".into(),
             )));
         }
-        let Some(next_to_expire) = group.iter().map(|it| it.deadline).min() else { return };
-        if slot.is_none() {
-            match timeout_at(next_to_expire, slots.clone().acquire_owned()).await {
-                Ok(Ok(again)) => slot = Some(again),
-                Ok(Err(_)) => return,
-                Err(_) => continue,
-            }
+        if group.is_empty() {
+            return;
         }
         group = match core.leader() {
             Some((leader, _)) if core.is_me(leader) => forward::place_here(&core, group, &mut slot).await,

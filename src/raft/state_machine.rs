@@ -46,8 +46,9 @@ impl RaftState {
         Self { applier, log, purged }
     }
 
-    fn builder(&self, job: Option<SnapshotJob>) -> SnapshotBuilder {
-        SnapshotBuilder { job: Mutex::new(job), log: self.log.clone(), newest: self.applier.state().snapshot() }
+    fn builder(&self, job: Option<SnapshotJob>, needed: bool) -> SnapshotBuilder {
+        let newest = self.applier.state().snapshot();
+        SnapshotBuilder { job: Mutex::new(job), log: self.log.clone(), newest, needed }
     }
 
     async fn install(&self, path: &Path) -> io::Result<()> {
@@ -106,12 +107,12 @@ impl RaftStateMachine<TypeConfig> for RaftState {
         }
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<SnapshotBuilder> {
-        self.applier.state().begin_snapshot().map(|job| self.builder(Some(job)))
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        self.applier.state().begin_snapshot().map(|job| self.builder(Some(job), force))
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        self.builder(self.applier.state().begin_snapshot())
+        self.builder(self.applier.state().begin_snapshot(), true)
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMetaOf<TypeConfig>, snapshot: SnapshotFile) -> io::Result<()> {
@@ -132,6 +133,8 @@ pub struct SnapshotBuilder {
     log: Arc<dyn LogStore>,
     /// The one before it.
     newest: Option<SnapshotFile>,
+    /// Consensus does not go on without it, as at the start when the newest one is damaged.
+    needed: bool,
 }
 
 /// After a snapshot that could not be written the next one waits for this long.
@@ -157,8 +160,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         match Threads::of_this_task().run(job).await? {
             Ok(file) => to_raft_snapshot(file),
             // Consensus takes an error for the end of this node, which has all it needs but the room: the log goes on. It asks
-            // again after the next entries; what is answered now is no news to it.
-            Err(err) if may_pass(&err) => {
+            // again after as many entries as lie between snapshots; what is answered now is no news to it.
+            Err(err) if may_pass(&err) && !self.needed => {
                 tracing::error!(%err, "write a snapshot; the log keeps growing until one succeeds");
                 sleep(FAILED_PAUSE).await;
                 let nothing = SnapshotFile { path: PathBuf::new(), applied: Applied::default(), bytes: 0 };
@@ -322,16 +325,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_snapshot_for_which_there_is_no_room_is_not_the_end() {
-        let build = |cause: io::Error| async {
+        let build = |cause: io::Error, needed| async move {
             let job: SnapshotJob = Box::new(|| Err(StorageError::caused("write", cause)));
             let log: Arc<dyn LogStore> = Arc::new(MemoryLog::new());
-            SnapshotBuilder { job: Mutex::new(Some(job)), log, newest: None }.build_snapshot().await
+            SnapshotBuilder { job: Mutex::new(Some(job)), log, newest: None, needed }.build_snapshot().await
         };
         const ENOSPC: i32 = 28;
         let began = tokio::time::Instant::now();
-        let nothing_new = build(io::Error::from_raw_os_error(ENOSPC)).await.unwrap();
+        let nothing_new = build(io::Error::from_raw_os_error(ENOSPC), false).await.unwrap();
         assert_eq!(nothing_new.meta.last_log_id, None);
         assert!(began.elapsed() >= FAILED_PAUSE, "the next one waits");
-        assert!(build(io::Error::other("the rows are not those that were written")).await.is_err());
+        assert!(build(io::Error::from_raw_os_error(ENOSPC), true).await.is_err(), "the start cannot do without");
+        assert!(build(io::Error::other("the rows are not those that were written"), false).await.is_err());
     }
 }

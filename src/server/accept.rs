@@ -12,6 +12,10 @@ use tokio::{
 const DESCRIPTORS_KEPT: u64 = 512;
 /// The least that a server takes, however few descriptors there are.
 const CONNECTIONS_MIN: u64 = 16;
+/// The most, however many there are: each takes memory.
+const CONNECTIONS_MAX: u64 = 131_072;
+/// Clients that keep their connections leave so many places to those that ask how this node is.
+const LEFT_TO_OTHERS: usize = 64;
 /// After running out of file descriptors the next try waits.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -20,14 +24,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Places {
     free: Arc<Semaphore>,
     all: usize,
+    /// So many are left to other kinds.
+    left: usize,
 }
 
 impl Places {
-    /// As many as so many file descriptors allow.
+    /// As many as so many file descriptors allow, within [`CONNECTIONS_MAX`].
     pub(super) fn within(descriptors: u64) -> Self {
-        let all = descriptors.saturating_sub(DESCRIPTORS_KEPT).max(CONNECTIONS_MIN);
-        let all = usize::try_from(all).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(all)), all }
+        let all = descriptors.saturating_sub(DESCRIPTORS_KEPT).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX);
+        let all = usize::try_from(all).unwrap_or(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(all)), all, left: 0 }
+    }
+
+    /// The same, without the last few.
+    pub(super) fn but_a_few(&self) -> Self {
+        Self { left: LEFT_TO_OTHERS.min(self.all / 8), ..self.clone() }
+    }
+
+    fn take(&self) -> Option<OwnedSemaphorePermit> {
+        let is_free = self.free.available_permits() > self.left;
+        is_free.then(|| self.free.clone().try_acquire_owned().ok()).flatten()
     }
 }
 
@@ -50,7 +66,7 @@ pub(super) async fn serve<F>(
     // Every connection holds a sender; when all are gone, so are the connections.
     let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
     let take = |socket: TcpStream, peer| {
-        let Ok(permit) = places.free.clone().try_acquire_owned() else {
+        let Some(permit) = places.take() else {
             tracing::warn!(%peer, "refuse a connection: there are {}, which is all that open files allow", places.all);
             return;
         };
@@ -109,9 +125,15 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_for_files_and_members() {
-        for (descriptors, places) in [(131_072, 130_560), (20_000, 19_488), (1_024, 512), (256, 16), (0, 16)] {
-            assert_eq!(Places::within(descriptors).all, places);
+        for (descriptors, all) in [(131_072, 130_560), (20_000, 19_488), (1_024, 512), (256, 16), (0, 16)] {
+            assert_eq!(Places::within(descriptors).all, all);
         }
-        assert!(Places::within(u64::MAX).all > 1 << 20);
+        assert_eq!(Places::within(u64::MAX).all, 131_072);
+        let places = Places::within(1_024);
+        let (clients, mut taken) = (places.but_a_few(), Vec::new());
+        taken.extend(std::iter::from_fn(|| clients.take()));
+        assert_eq!(taken.len(), 448);
+        taken.extend(std::iter::from_fn(|| places.take()));
+        assert_eq!(taken.len(), 512, "probes have the rest");
     }
 }

@@ -44,6 +44,8 @@ use crate::{
     settings::Settings,
 };
 
+/// The usual limit, where it could not be raised.
+const DESCRIPTORS_USUAL: u64 = 1_024;
 /// With fewer, an operator is told.
 const DESCRIPTORS_MANY: u64 = 16_384;
 
@@ -122,7 +124,7 @@ impl Server {
             stopping: stopped.clone(),
         });
         let places = Places::within(options.descriptors);
-        let grpc = grpc::Serving::start(grpc_listener, places.clone(), clients);
+        let grpc = grpc::Serving::start(grpc_listener, places.but_a_few(), clients);
         let site = nacos::http::Site::new(api, admin::router(services.clone(), metrics));
         let serving = tokio::spawn(http::serve(listener, places, site, stopped));
         Ok(Self { node, services, http_address, grpc_address, grpc, stopping, serving, data: options.data, started })
@@ -194,7 +196,10 @@ pub async fn run(settings: &Settings) -> Result<(), StartError> {
             }
             options.descriptors = limit;
         }
-        Err(err) => tracing::warn!(%err, "raise the limit of open files"),
+        Err(err) => {
+            tracing::warn!(%err, "raise the limit of open files");
+            options.descriptors = DESCRIPTORS_USUAL;
+        }
     }
     let server = Server::start(options).await?;
     server.announce(quiet);

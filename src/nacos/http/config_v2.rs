@@ -14,7 +14,7 @@ use super::{
 use crate::{
     nacos::{names, publishing::variant_to_remove},
     service::{Filter, Found, Read},
-    types::{ConfigKey, ConfigRecord, ContentType, Variant},
+    types::{ConfigKey, ConfigRecord, ContentType, Tag, Variant},
 };
 
 /// Nacos: the size of a page that nobody asked for.
@@ -70,6 +70,8 @@ impl Dialect {
     /// The version that the client sees, and its type.
     async fn found(self, api: &Api, call: &Call) -> Result<Read<Option<(Found, ContentType)>>, Box<Answer>> {
         let key = self.key(call)?;
+        // First: what follows refuses it in the words of v1.
+        call.params.filled("tag").map(Tag::parse).transpose().map_err(Failed::from)?;
         let read = api.services.get(&key, &call.labels()?, call.consistency(api.clients.reads)?).await;
         let Read { value, revision } = read.map_err(Failed::from)?;
         let Some(found) = value else { return Ok(Read { value: None, revision }) };
