@@ -103,7 +103,7 @@ pub(super) fn illegal_name(err: &InvalidName) -> Box<Answer> {
 }
 
 /// Nacos says so, and clients look for it.
-pub(super) const CAS_FAILED: &str = "Cas publish fail, server md5 may have changed.";
+const CAS_FAILED: &str = "Cas publish fail, server md5 may have changed.";
 
 /// The one table from service errors to statuses. Clients rotate servers on 500, 502 and 503 only.
 pub(super) fn status(err: &ServiceError) -> StatusCode {
@@ -122,9 +122,9 @@ pub(super) fn status(err: &ServiceError) -> StatusCode {
     }
 }
 
-/// What it says in v1.
-pub(super) fn failure(err: &ServiceError) -> Answer {
-    let why = match err {
+/// What is said of one, in all versions.
+pub(super) fn why(err: &ServiceError) -> String {
+    match err {
         ServiceError::Rejected(Rejection::PreconditionFailed { .. }) => CAS_FAILED.to_owned(),
         ServiceError::Rejected(Rejection::TooManyGrayVersions) => {
             format!("gray config version is over max count :{}", crate::types::limits::GRAY_VERSIONS_MAX)
@@ -133,6 +133,10 @@ pub(super) fn failure(err: &ServiceError) -> Answer {
         | ServiceError::Unavailable(_)
         | ServiceError::OutcomeUnknown(_)
         | ServiceError::Internal(_) => err.to_string(),
-    };
-    plain(status(err), format!("caused: {why};"))
+    }
+}
+
+/// Its answer in v1.
+pub(super) fn failure(err: &ServiceError) -> Answer {
+    plain(status(err), format!("caused: {};", why(err)))
 }

@@ -119,7 +119,7 @@ pub(super) async fn search_detail(api: &Api, call: Call) -> Outcome {
         namespace: "tenant",
         tags: "config_tags",
         types: "types",
-        content: "config_detail",
+        content: Some("config_detail"),
         blur: call.params.get("search") != Some("accurate"),
     };
     let (filter, page) = (asked.filter(&call)?, asked.page(&call, PAGE_SIZE)?);
@@ -132,9 +132,7 @@ pub(super) async fn search_detail(api: &Api, call: Call) -> Outcome {
         item
     };
     let (value, revision) = pages(api, &call, filter, page, item).await?;
-    let mut answer = result::ok(());
-    *answer.body_mut() = value.to_string().into();
-    Ok(with_revision(answer, revision))
+    Ok(with_revision(result::bare(&value), revision))
 }
 
 async fn pages(
@@ -246,7 +244,7 @@ pub(super) async fn list(api: &Api, call: Call) -> Outcome {
         namespace: "namespaceId",
         tags: "configTags",
         types: "type",
-        content: "configDetail",
+        content: Some("configDetail"),
         blur: call.params.get("search") != Some("accurate"),
     };
     let (filter, page) = (asked.filter(&call)?, asked.page(&call, PAGE_SIZE)?);

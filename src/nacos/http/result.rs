@@ -7,7 +7,7 @@ use super::answer::{self, Answer, with_revision};
 use crate::{
     nacos::{names, publishing::Refusal},
     service::ServiceError,
-    types::{InvalidName, Rejection, Revision, limits},
+    types::{InvalidName, Rejection, Revision},
 };
 
 /// What Nacos says of an error, by its number.
@@ -32,10 +32,16 @@ struct Envelope<'a, T> {
 }
 
 fn enveloped<T: Serialize>(status: StatusCode, code: u32, message: &str, data: T) -> Answer {
-    let mut answer = answer::json(&Envelope { code, message, data });
+    let mut answer = bare(&Envelope { code, message, data });
     if answer.status() == StatusCode::OK {
         *answer.status_mut() = status;
     }
+    answer
+}
+
+/// What one call of v2 answers without an envelope.
+pub(super) fn bare(value: &impl Serialize) -> Answer {
+    let mut answer = answer::json(value);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }
@@ -110,21 +116,17 @@ impl From<Refusal> for Failed {
 
 impl From<ServiceError> for Failed {
     fn from(err: ServiceError) -> Self {
-        let (code, why) = match &err {
-            ServiceError::Rejected(Rejection::PreconditionFailed { .. }) => (CONFLICT, answer::CAS_FAILED.to_owned()),
-            ServiceError::Rejected(Rejection::TooManyGrayVersions) => {
-                (TOO_MANY_GRAY, format!("gray config version is over max count :{}", limits::GRAY_VERSIONS_MAX))
-            }
-            ServiceError::Rejected(Rejection::NamespaceExists) => (NAMESPACE_EXISTS, err.to_string()),
-            ServiceError::Rejected(Rejection::NamespaceAbsent) => (NO_NAMESPACE, err.to_string()),
-            ServiceError::Unavailable(_) | ServiceError::OutcomeUnknown(_) | ServiceError::Internal(_) => {
-                (SERVER_ERROR, err.to_string())
-            }
+        let code = match &err {
+            ServiceError::Rejected(Rejection::PreconditionFailed { .. }) => CONFLICT,
+            ServiceError::Rejected(Rejection::TooManyGrayVersions) => TOO_MANY_GRAY,
+            ServiceError::Rejected(Rejection::NamespaceExists) => NAMESPACE_EXISTS,
+            ServiceError::Rejected(Rejection::NamespaceAbsent) => NO_NAMESPACE,
+            ServiceError::Unavailable(_) | ServiceError::OutcomeUnknown(_) | ServiceError::Internal(_) => SERVER_ERROR,
         };
         let status = match code {
             NO_NAMESPACE => StatusCode::NOT_FOUND,
             _ => answer::status(&err),
         };
-        Self { status, code, why }
+        Self { status, code, why: answer::why(&err) }
     }
 }

@@ -87,7 +87,8 @@ pub(super) struct Asked {
     pub(super) namespace: &'static str,
     pub(super) tags: &'static str,
     pub(super) types: &'static str,
-    pub(super) content: &'static str,
+    /// Not in v1.
+    pub(super) content: Option<&'static str>,
     /// Whether names may be patterns.
     pub(super) blur: bool,
 }
@@ -95,25 +96,32 @@ pub(super) struct Asked {
 impl Asked {
     pub(super) fn filter(&self, call: &Call) -> Result<Filter, Failed> {
         let text = |name| call.params.get(name).unwrap_or_default();
-        let (data_id, group, content) = (text(self.data_id), text(self.group), text(self.content));
         if self.blur {
-            check_patterns(data_id, group)?;
+            check_patterns(text(self.data_id), text(self.group))?;
         } else {
-            names::check(Some(data_id), Some(group), text(self.namespace))?;
+            names::check(Some(text(self.data_id)), Some(text(self.group)), text(self.namespace))?;
         }
-        if content.len() > CONTENT_PATTERN_MAX {
-            let why = format!("'{}' has more than {CONTENT_PATTERN_MAX} bytes", self.content);
+        if let Some(name) = self.content
+            && text(name).len() > CONTENT_PATTERN_MAX
+        {
+            let why = format!("'{name}' has more than {CONTENT_PATTERN_MAX} bytes");
             return Err(Failed::refused(result::INVALID, why));
         }
+        Ok(self.checked(call)?)
+    }
+
+    /// The filter, of names that were checked.
+    fn checked(&self, call: &Call) -> Result<Filter, InvalidName> {
+        let text = |name| call.params.get(name).unwrap_or_default();
         Ok(Filter {
             namespace: Some(names::namespace(text(self.namespace))?),
-            group: group.trim().to_owned(),
-            data_id: data_id.trim().to_owned(),
+            group: text(self.group).trim().to_owned(),
+            data_id: text(self.data_id).trim().to_owned(),
             blur: self.blur,
             app_name: call.params.filled("appName").unwrap_or_default().to_owned(),
             tags: list(text(self.tags)),
             types: list(text(self.types)),
-            content: content.to_owned(),
+            content: self.content.map(text).unwrap_or_default().to_owned(),
         })
     }
 
@@ -174,18 +182,18 @@ fn request(call: &Call, blur: bool) -> Result<(Filter, PageOf), Box<Answer>> {
     if page.size > PAGE_SIZE_MAX {
         return Err(Box::new(caused(&format!("pageSize is over {PAGE_SIZE_MAX}"))));
     }
-    let tenant = call.params.get("tenant").unwrap_or_default();
-    let namespace = names::namespace(tenant).map_err(|err| illegal_name(&err))?;
-    let listed = |name: &str| list(call.params.get(name).unwrap_or_default());
-    let filter = Filter {
-        namespace: Some(namespace),
-        group: group.trim().to_owned(),
-        data_id: data_id.trim().to_owned(),
+    let asked = Asked {
+        data_id: "dataId",
+        group: "group",
+        namespace: "tenant",
+        tags: "config_tags",
+        types: "types",
+        content: None,
         blur,
-        app_name: call.params.filled("appName").unwrap_or_default().to_owned(),
-        tags: listed("config_tags"),
-        types: if blur { listed("types") } else { Vec::new() },
-        content: String::new(),
     };
+    let mut filter = asked.checked(call).map_err(|err| illegal_name(&err))?;
+    if !blur {
+        filter.types.clear();
+    }
     Ok((filter, page))
 }
